@@ -1,0 +1,133 @@
+"""ResNet (He et al. 2016) for grey images: clean or artifact.
+
+Parameter names are those of torchvision and timm, so that published ImageNet weights load (the first convolution
+summed over colours); width 64 gives the published networks, smaller widths faster ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: depth -> (blocks in each of the four layers, whether blocks are bottlenecks)
+_LAYOUTS = {
+    10: ((1, 1, 1, 1), False),
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = shortcut(channels_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, y, x) features in, features out."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.downsample = shortcut(channels_in, 4 * channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, y, x) features in, features out."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """The identity, or a strided 1x1 convolution where the shape changes."""
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))
+
+
+class ResNet(nn.Module):
+    """Probabilities that an image is clean or holds an artifact.
+
+    Parameters
+    ----------
+    depth : {10, 18, 34, 50}
+        Layers; 50 in the paper.
+    width : int
+        Channels of the first layer; 64 in the published networks.
+    binning : int
+        Pixels of the image along y and x that are averaged into one before the first convolution.
+    """
+
+    def __init__(self, depth: int = 50, width: int = 64, binning: int = 1) -> None:
+        super().__init__()
+        blocks, bottlenecks = _LAYOUTS[depth]
+        block = Bottleneck if bottlenecks else BasicBlock
+        self.binning = binning
+        self.conv1 = nn.Conv2d(1, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        channels_in = width
+        layers: list[nn.Sequential] = []
+        for index, count in enumerate(blocks):
+            channels = width * 2**index
+            row: list[nn.Module] = []
+            for position in range(count):
+                row.append(block(channels_in, channels, 2 if index > 0 and position == 0 else 1))
+                channels_in = channels * block.expansion
+            layers.append(nn.Sequential(*row))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+        self.fc = nn.Linear(channels_in, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def activations(self, image: Tensor, layer: int = 4) -> Tensor:
+        """Activation maps after layer 1 to 4 (strides 4, 8, 16, 32) of a binned image (batch, 1, y, x)."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), 3, 2, 1)
+        for block in (self.layer1, self.layer2, self.layer3, self.layer4)[:layer]:
+            x = block(x)
+        return x
+
+    def binned_logits(self, image: Tensor) -> Tensor:
+        """Logits (batch, 2), clean and artifact, of a binned image (batch, 1, y, x) float32."""
+        return self.fc(self.activations(image).mean(dim=(2, 3)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities of clean and artifact.
+
+        Parameters
+        ----------
+        image : Tensor
+            (batch, 1, y, x) float32 at full resolution, zero mean and unit variance.
+
+        Returns
+        -------
+        Tensor
+            (batch, 2) float32: clean, artifact; each row sums to 1.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")
+        if self.binning > 1:
+            x = F.avg_pool2d(x, self.binning)
+        return torch.softmax(self.binned_logits(x), dim=1)

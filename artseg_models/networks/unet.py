@@ -1,0 +1,96 @@
+"""The U-Net of Ali et al. (section 2.2): five levels of three 3x3 convolutions, with the same width everywhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Convolutions(nn.Sequential):
+    """Three 3x3 convolutions, each followed by batch normalisation and ReLU."""
+
+    def __init__(self, channels_in: int, width: int) -> None:
+        layers: list[nn.Module] = []
+        for index in range(3):
+            channels = channels_in if index == 0 else width
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """Artifact probability for every pixel of a brightfield image of any size.
+
+    The image is binned, padded by reflection to a multiple of 32, segmented, cropped and resized back inside
+    the network, so that every reader of an exported package gets the same numbers.
+
+    Parameters
+    ----------
+    width : int
+        Filters in every convolution; 64 in the paper.
+    levels : int
+        Max-pooling steps; 5 in the paper.
+    binning : int
+        Pixels of the image along y and x that are averaged into one before the first convolution.
+    """
+
+    def __init__(self, width: int = 64, levels: int = 5, binning: int = 1) -> None:
+        super().__init__()
+        self.binning = binning
+        self.multiple = 2**levels
+        self.encoder = nn.ModuleList(Convolutions(1 if level == 0 else width, width) for level in range(levels))
+        self.bottleneck = Convolutions(width, width)
+        self.decoder = nn.ModuleList(Convolutions(2 * width, width) for _ in range(levels))
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def binned_logits(self, image: Tensor) -> Tensor:
+        """Logits for an image that is already binned, with sides that are multiples of 2**levels.
+
+        Parameters
+        ----------
+        image : Tensor
+            (batch, 1, y, x) float32, zero mean and unit variance.
+
+        Returns
+        -------
+        Tensor
+            (batch, 1, y, x) logits.
+        """
+        x = image
+        skips: list[Tensor] = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bottleneck(x)
+        for block, skip in zip(self.decoder, reversed(skips)):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        return self.head(x)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probability of artifact, 0..1, for every pixel.
+
+        Parameters
+        ----------
+        image : Tensor
+            (batch, 1, y, x) float32 at full resolution, zero mean and unit variance; each side at least
+            16 * binning + 1 pixels, since padding reflects up to 16 binned pixels on each side.
+
+        Returns
+        -------
+        Tensor
+            (batch, 1, y, x) float32, the size of the image.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")
+        if self.binning > 1:
+            x = F.avg_pool2d(x, self.binning)
+        binned_height, binned_width = x.shape[-2], x.shape[-1]
+        missing_y, missing_x = (-binned_height) % self.multiple, (-binned_width) % self.multiple
+        top, left = missing_y // 2, missing_x // 2
+        x = F.pad(x, [left, missing_x - left, top, missing_y - top], mode="reflect")
+        x = self.binned_logits(x)
+        x = x[..., top : top + binned_height, left : left + binned_width]
+        if self.binning > 1:
+            x = F.interpolate(x, scale_factor=float(self.binning), mode="bilinear", align_corners=False)
+        return torch.sigmoid(x[..., :height, :width])
