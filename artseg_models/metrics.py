@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy import sparse  # pyright: ignore[reportMissingTypeStubs]  - scipy ships none
 
 from artseg_models.errors import ArtSegError
 
@@ -148,16 +147,12 @@ def match_objects(truth: LabelMap, predicted: LabelMap, *, smallest_iou: float =
         raise ValueError(f"smallest_iou must lie within (0, 1], got {smallest_iou}")
     true_labels, true_index = np.unique(truth, return_inverse=True)
     found_labels, found_index = np.unique(predicted, return_inverse=True)
-    pixels = np.ones(truth.size, dtype=np.int64)
-    shape = (true_labels.size, found_labels.size)
-    overlap = csr_array((pixels, (true_index.ravel(), found_index.ravel())), shape=shape).tocoo()
-    true_area = np.bincount(true_index.ravel(), minlength=shape[0])
-    found_area = np.bincount(found_index.ravel(), minlength=shape[1])
-    rows, columns = overlap.coords
-    iou = overlap.data / (true_area[rows] + found_area[columns] - overlap.data)
+    pair_code = true_index.ravel() * found_labels.size + found_index.ravel()
+    pairs, shared = np.unique(pair_code, return_counts=True)
+    rows, columns = np.divmod(pairs, found_labels.size)
+    iou = shared / (np.bincount(true_index.ravel())[rows] + np.bincount(found_index.ravel())[columns] - shared)
     kept = (iou >= smallest_iou) & (true_labels[rows] != 0) & (found_labels[columns] != 0)
-    pairs = csr_array((np.ones(int(kept.sum()), dtype=np.int8), (rows[kept], columns[kept])), shape=shape)
-    matched = int(np.count_nonzero(maximum_bipartite_matching(pairs, perm_type="column") >= 0))
+    matched = _largest_pairing(rows[kept], columns[kept], (true_labels.size, found_labels.size))
     true_number = int(np.count_nonzero(true_labels))
     found_number = int(np.count_nonzero(found_labels))
     return Counts(matched, found_number - matched, true_number - matched)
@@ -202,3 +197,10 @@ def match_positions(truth: LabelMap, positions: FloatArray, *, valid: BoolArray 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
+
+
+def _largest_pairing(rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, int]) -> int:
+    """How many rows can be paired with a column of their own, over the allowed pairs (row, column)."""
+    allowed: Any = sparse.csr_array((np.ones(rows.size, dtype=np.int8), (rows, columns)), shape=shape)
+    partner: NDArray[np.int32] = sparse.csgraph.maximum_bipartite_matching(allowed, perm_type="column")
+    return int(np.count_nonzero(partner >= 0))
