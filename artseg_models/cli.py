@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+
+if TYPE_CHECKING:
+    from artseg_models.labels import LabelReport
 
 app = typer.Typer(
     name="artseg",
@@ -47,6 +52,61 @@ def options(
 
 # ---- labels and simulation ----
 
+labels_app = typer.Typer(no_args_is_help=True, help="Look at labels before training.")
+app.add_typer(labels_app, name="labels")
+
+
+@labels_app.command("check")
+def labels_check(
+    source: Annotated[Path, typer.Argument(help="A labels.csv, or a folder with clean/ and artifact/.")],
+    mask_polarity: Annotated[
+        Literal["auto", "artifact-high", "artifact-low"],
+        typer.Option(help="What high values of masks mean; auto finds out for the data set and says why."),
+    ] = "auto",
+) -> None:
+    """Look through labels, images and masks; exit with 1 when something must be mended before training."""
+    from artseg_models.labels import check_labels
+
+    report = check_labels(source, mask_polarity=mask_polarity)
+    _show_labels(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _show_labels(report: LabelReport) -> None:
+    from artseg_models.labels import SPLITS
+
+    images = Table(title=f"Images of {report.source}", title_justify="left")
+    for name in ("split", "clean", "artifact"):
+        images.add_column(name, justify="left" if name == "split" else "right")
+    for split in (*SPLITS, None):
+        clean, artifact = report.counts.get((split, "clean"), 0), report.counts.get((split, "artifact"), 0)
+        if clean or artifact:
+            images.add_row(split or "none given", str(clean), str(artifact))
+    console.print(images)
+    facts = Table.grid(padding=(0, 2))
+    for name, counted in (
+        ("Sizes", {f"{width} x {height}": number for (width, height), number in report.sizes.most_common()}),
+        ("Bits", {str(bits): number for bits, number in report.bit_depths.most_common()}),
+        (
+            "Pixel size",
+            {f"{size:g} um" if size else "unknown": number for size, number in report.pixel_sizes_um.most_common()},
+        ),
+    ):
+        facts.add_row(name, ", ".join(f"{value} ({number} images)" for value, number in counted.items()) or "-")
+    facts.add_row("Groups", str(report.groups))
+    facts.add_row("Masks", f"{report.masks}. {report.polarity}".strip())
+    facts.add_row("Twice", f"{len(report.duplicates)} images occur more than once")
+    console.print(facts, highlight=False)
+    for colour, kind, messages in (("yellow", "Warning", report.warnings), ("red", "Error", report.errors)):
+        for message in messages:
+            console.print(f"[bold {colour}]{kind}:[/] {escape(message)}", highlight=False)
+    console.print(
+        f"{len(report.errors)} errors, {len(report.warnings)} warnings.", style="red" if report.errors else "green"
+    )
+
+
+
 # ---- training, prediction ----
 
 # ---- packages ----
@@ -54,6 +114,101 @@ def options(
 # ---- evaluation, demo ----
 
 # ---- CellProfiler, service ----
+
+cellprofiler_app = typer.Typer(no_args_is_help=True, help="Set up CellProfiler and run pipelines without its window.")
+app.add_typer(cellprofiler_app, name="cellprofiler")
+
+
+@cellprofiler_app.command("install")
+def cellprofiler_install(
+    plugins_folder: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="CellProfiler's plugins folder; without it, the one in CellProfiler's preferences.",
+        ),
+    ] = None,
+) -> None:
+    """Copy the module SegmentArtifacts into CellProfiler's plugins folder and note where this Python is."""
+    from artseg_models.cellprofiler import install
+
+    for folder in install(plugins=plugins_folder):
+        console.print(f"SegmentArtifacts is in {folder}; start CellProfiler again to see it.", highlight=False)
+
+
+@cellprofiler_app.command("run")
+def cellprofiler_run(
+    pipeline: Annotated[
+        str, typer.Argument(help="A .cppipe or .cpproj file, or an example: artifacts_masked, no_masking.")
+    ],
+    images: Annotated[
+        Path, typer.Option("--images", "-i", exists=True, file_okay=False, help="Folder with the images.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for what the pipeline writes.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", exists=True, help="Model package for every SegmentArtifacts.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PATTERN, repeatable: which files are the channels of the example pipelines, for instance "
+            "brightfield=*ch1*, dna=*ch5*, signal=*ch2*.",
+        ),
+    ] = None,
+    cellprofiler: Annotated[
+        Path | None,
+        typer.Option(help="The cellprofiler executable; without it, ARTSEG_CELLPROFILER, then the one on PATH."),
+    ] = None,
+) -> None:
+    """Run a pipeline in CellProfiler without its window and check that it wrote its results."""
+    from artseg_models.cellprofiler import find_pipeline, run_pipeline
+
+    channels: dict[str, str] = {}
+    for item in channel or []:
+        name, equals, pattern = item.partition("=")
+        if not (name and equals and pattern):
+            raise typer.BadParameter(f"expected NAME=PATTERN, got '{item}'", param_hint="--channel")
+        channels[name] = pattern
+    written = run_pipeline(
+        find_pipeline(pipeline),
+        images,
+        out,
+        package=model,
+        cellprofiler=[str(cellprofiler)] if cellprofiler else None,
+        channels=channels or None,
+    )
+    console.print(f"CellProfiler wrote its results to {written}", highlight=False)
+
+
+@app.command()
+def serve(
+    device: Annotated[str, typer.Option(help="Where models run: auto, cuda, mps or cpu.")] = "auto",
+    idle_minutes: Annotated[
+        float, typer.Option(min=0, help="End after so many minutes without a request; 0 means never.")
+    ] = 10.0,
+    status: Annotated[bool, typer.Option("--status", help="Tell whether a service runs; start none.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End the running service.")] = False,
+) -> None:
+    """Serve models to CellProfiler on this computer; the module SegmentArtifacts starts this by itself."""
+    from artseg_models.service import server
+
+    if device not in ("auto", "cuda", "mps", "cpu"):
+        raise typer.BadParameter(f"expected auto, cuda, mps or cpu, got '{device}'", param_hint="--device")
+    if status:
+        found = server.status(device=device)
+        if found is None:
+            console.print("No service runs.")
+            raise typer.Exit(1)
+        console.print_json(data=found)
+    elif stop:
+        console.print("The service has ended." if server.stop(device=device) else "No service runs.")
+    else:
+        try:
+            server.serve(device=device, idle_minutes=idle_minutes)
+        except server.AlreadyRunningError as error:
+            Console(stderr=True).print(str(error), highlight=False)
+            raise typer.Exit(server.ALREADY_RUNNING) from error
+
 
 
 def main() -> None:

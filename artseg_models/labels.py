@@ -1,0 +1,788 @@
+"""Image-level labels and pixel masks: reading, splitting, checking, writing."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage import draw
+
+from artseg_models.errors import ArtSegError
+from artseg_models.files import write_text
+from artseg_models.images import check_pixels, find_images, read_image, read_mask_image
+from artseg_models.progress import track
+
+logger = logging.getLogger(__name__)
+
+Label = Literal["clean", "artifact"]
+Split = Literal["train", "validation", "test"]
+MaskPolarity = Literal["auto", "artifact-high", "artifact-low"]
+
+LABELS: tuple[Label, ...] = get_args(Label)
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_COLUMNS = ("image", "label", "split", "group", "mask")
+_POLARITY_COLUMN = "mask_polarity"
+_MASKS_LOOKED_AT = 64
+"""Enough masks to tell the polarity of a data set, few enough to be quick."""
+_UNCLEAR = 0.1
+"""Mean fractions within 0.5 +- this say nothing about polarity."""
+_LOPSIDED = 10
+"""More images of one class for each of the other than this are worth a warning."""
+_NAMED_AT_MOST = 5
+_ROUND_CORNERS = 360
+"""Corners of the polygon drawn for a circle or an ellipse: within a pixel up to a radius of 26,000 pixels."""
+
+_fill = cast(
+    "Callable[..., tuple[NDArray[np.int64], NDArray[np.int64]]]",
+    draw.polygon,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """Where the pixel mask of an image comes from.
+
+    Attributes
+    ----------
+    path : Path
+        A mask image, or the JSON of the VGG Image Annotator (version 2 or 1).
+    artifact_high : bool
+        True where high values mean artifact; polygons always do.
+    """
+
+    path: Path
+    artifact_high: bool = True
+
+    @property
+    def polygons(self) -> bool:
+        """Whether the mask is drawn as shapes rather than stored as pixels."""
+        return self.path.suffix.lower() == ".json"
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image and what a person said of it.
+
+    Attributes
+    ----------
+    path : Path
+        The image file.
+    label : {'clean', 'artifact'}
+        Whether an artifact is seen anywhere in it.
+    split : {'train', 'validation', 'test'} or None
+        None where nobody has said.
+    group : str
+        Images of one group are near-duplicates and stay in one split; an image alone has its own name here.
+    mask : MaskSource or None
+        For scoring and for the strongly supervised baseline; None for clean images.
+    """
+
+    path: Path
+    label: Label
+    split: Split | None
+    group: str
+    mask: MaskSource | None
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """All labelled images of one source."""
+
+    images: tuple[LabelledImage, ...]
+    source: Path
+
+    def of_split(self, split: Split) -> tuple[LabelledImage, ...]:
+        """Images of one split, in the order of the source."""
+        return tuple(image for image in self.images if image.split == split)
+
+
+@dataclass
+class LabelReport:
+    """What `check_labels` found.
+
+    Attributes
+    ----------
+    source : Path
+        What was checked.
+    counts : dict
+        (split or None, label) to the number of images.
+    masks : int
+        How many artifact images have a mask.
+    sizes : Counter
+        (width, height) in pixels to the number of readable images.
+    bit_depths : Counter
+        Significant bits to the number of readable images.
+    pixel_sizes_um : Counter
+        Pixel size in micrometres, or None, to the number of readable images.
+    groups : int
+        How many groups there are.
+    unreadable, missing, duplicates, crossing_groups
+        Messages for unreadable images, missing files; images with the same pixels; groups in several splits.
+    polarity : str
+        How the masks are read, and why.
+    errors, warnings : list of str
+        What must and what should be mended.
+    """
+
+    source: Path
+    counts: dict[tuple[Split | None, Label], int] = field(default_factory=dict[tuple[Split | None, Label], int])
+    masks: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
+    bit_depths: Counter[int] = field(default_factory=Counter[int])
+    pixel_sizes_um: Counter[float | None] = field(default_factory=Counter[float | None])
+    groups: int = 0
+    unreadable: list[str] = field(default_factory=list[str])
+    missing: list[str] = field(default_factory=list[str])
+    duplicates: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    crossing_groups: dict[str, tuple[Split, ...]] = field(default_factory=dict[str, tuple[Split, ...]])
+    polarity: str = ""
+    errors: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class _Found:
+    """Images as the source names them, and what is wrong with it."""
+
+    images: list[LabelledImage] = field(default_factory=list[LabelledImage])
+    missing: list[str] = field(default_factory=list[str])
+    problems: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+    polarity: str = ""
+
+
+def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelSet:
+    """Read the labels of a data set; images themselves are not opened.
+
+    Parameters
+    ----------
+    source : Path
+        A CSV file with the columns image and label, and if wanted split, group and mask (paths relative to the file);
+        a folder that holds `labels.csv`; a folder with `clean/` and `artifact/`; or a folder with `train/`,
+        `validation/` and `test/` of which each has them (the layout of ArtSeg-CHO-M4R). `artifact/` may hold the
+        images in `x/` and the masks of the same names in `y/`, or the JSON of the VGG Image Annotator.
+    mask_polarity : {'auto', 'artifact-high', 'artifact-low'}
+        What the masks' high values mean. 'auto': artifact in a CSV file's masks; in folders it is decided
+        for the whole data set, by which of the two covers less of the images and less of their borders.
+
+    Returns
+    -------
+    LabelSet
+        The images in the order of the source.
+
+    Raises
+    ------
+    ArtSegError
+        There is no such source, its layout is unknown, a file is missing, a value is not one of the known,
+        an image stands twice, or the masks' polarity cannot be told.
+    """
+    found = _find(source, mask_polarity)
+    problems = [*found.problems, *found.missing]
+    if problems:
+        raise ArtSegError(
+            f"{source}: {_some(problems)} Mend this, then look at the whole with: artseg labels check {source}"
+        )
+    if not found.images:
+        raise ArtSegError(f"{source} names no images. Expected at least one clean and one artifact image.")
+    if found.polarity:
+        logger.info("%s", found.polarity)
+    return LabelSet(images=tuple(found.images), source=source)
+
+
+def require_both_classes(labels: LabelSet, *, split: Split | None = None) -> None:
+    """Refuse labels of which only one class is there.
+
+    Parameters
+    ----------
+    labels : LabelSet
+        What is to be learned from.
+    split : {'train', 'validation', 'test'}, optional
+        Look at this split alone.
+
+    Raises
+    ------
+    ArtSegError
+        There is no clean or no artifact image.
+    """
+    images = labels.images if split is None else labels.of_split(split)
+    counts = Counter(image.label for image in images)
+    for label in LABELS:
+        if not counts[label]:
+            where = "the labels" if split is None else f"the {split} split"
+            raise ArtSegError(
+                f"{labels.source}: expected clean and artifact images in {where}, got {counts['clean']} clean and "
+                f"{counts['artifact']} artifact. Add {label} images: what an artifact is can only be learned from both."
+            )
+
+
+def with_splits(
+    labels: LabelSet, *, seed: int = 0, fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+) -> LabelSet:
+    """Give a split to the images that have none.
+
+    Whole groups go to one split; clean and artifact images are shared out each by the fractions, as near as groups
+    allow. A group of which some images have a split joins it. The outcome depends on the seed and the group names,
+    not on the order of the images.
+
+    Parameters
+    ----------
+    labels : LabelSet
+        Splits that are there already are kept.
+    seed : int
+        Another seed, another draw.
+    fractions : tuple of float
+        Shares of train, validation and test; they sum to 1.
+
+    Returns
+    -------
+    LabelSet
+        The same images in the same order, each with a split.
+
+    Raises
+    ------
+    ArtSegError
+        The fractions are negative or do not sum to 1.
+    """
+    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise ArtSegError(f"Expected three shares of 0 or more that sum to 1, got {fractions}.")
+    splits: dict[str, Split] = {}
+    members: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in labels.images:
+        members[image.group].append(image)
+        if image.split is not None:
+            splits.setdefault(image.group, image.split)
+    totals = Counter(image.label for image in labels.images)
+    wanted = {(split, label): fractions[at] * totals[label] for at, split in enumerate(SPLITS) for label in LABELS}
+    for image in labels.images:
+        if image.split is not None:
+            wanted[image.split, image.label] -= 1
+    open_groups = sorted(name for name in members if name not in splits)
+    random = np.random.default_rng(seed)
+    drawn: list[str] = [open_groups[int(at)] for at in random.permutation(len(open_groups))]
+    # the largest first: the small ones then even out what is left
+    for name in sorted(drawn, key=lambda one: -len(members[one])):
+        sizes = Counter(image.label for image in members[name])
+        split = max(SPLITS, key=lambda one: sum(sizes[label] * wanted[one, label] for label in LABELS))
+        splits[name] = split
+        for label in LABELS:
+            wanted[split, label] -= sizes[label]
+    return LabelSet(
+        images=tuple(
+            image if image.split is not None else replace(image, split=splits[image.group]) for image in labels.images
+        ),
+        source=labels.source,
+    )
+
+
+def read_mask(item: LabelledImage, *, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read the artifact mask of an image.
+
+    Parameters
+    ----------
+    item : LabelledImage
+        The image; a clean one has no artifact pixels, whatever files there are.
+    shape : tuple of int
+        (y, x) of the image.
+
+    Returns
+    -------
+    ndarray of bool of shape (y, x)
+        True = artifact.
+
+    Raises
+    ------
+    ArtSegError
+        An artifact image without a mask, an unreadable mask, one of another size, an image without an entry in
+        its JSON, or a shape that has no area.
+    """
+    if item.label == "clean":
+        return np.zeros(shape, dtype=np.bool_)
+    if item.mask is None:
+        raise ArtSegError(f"{item.path} is labelled artifact and has no mask; scoring pixels needs one.")
+    if item.mask.polygons:
+        return _draw(item.mask.path, item.path.name, shape)
+    mask = _high(read_mask_image(item.mask.path))
+    if mask.shape != shape:
+        raise ArtSegError(
+            f"The mask {item.mask.path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {item.path} has "
+            f"{shape[1]} x {shape[0]}. Mask and image must have the same size."
+        )
+    return mask if item.mask.artifact_high else ~mask
+
+
+def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelReport:
+    """Look through a data set: labels, images and masks, every file.
+
+    Parameters
+    ----------
+    source : Path
+        As for `read_labels`.
+    mask_polarity : {'auto', 'artifact-high', 'artifact-low'}
+        As for `read_labels`.
+
+    Returns
+    -------
+    LabelReport
+        All that was found; `errors` is empty when training can start.
+
+    Raises
+    ------
+    ArtSegError
+        There is no such source or its layout is unknown.
+    """
+    found = _find(source, mask_polarity)
+    report = LabelReport(source=source, missing=found.missing, polarity=found.polarity)
+    report.errors += [*found.problems, *found.missing]
+    report.warnings += found.warnings
+    report.counts = dict(Counter((image.split, image.label) for image in found.images))
+    same: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in track(found.images, "Reading images and masks", len(found.images)):
+        _check_image(image, report, same)
+    report.errors += report.unreadable
+    _check_duplicates(same, report)
+    _check_groups(found.images, report)
+    _check_balance(found.images, report)
+    return report
+
+
+def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:
+    """Write a labels CSV with paths relative to it, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    images : sequence of LabelledImage
+        In the order to be written. Where masks have low values for artifacts, a column `mask_polarity` says so.
+
+    Raises
+    ------
+    ArtSegError
+        The file cannot be written.
+    """
+    columns: list[str] = list(_COLUMNS)
+    if any(image.mask is not None and not image.mask.artifact_high for image in images):
+        columns.append(_POLARITY_COLUMN)
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    for image in images:
+        table.writerow(
+            {
+                "image": _relative(image.path, path.parent),
+                "label": image.label,
+                "split": image.split or "",
+                "group": image.group,
+                "mask": _relative(image.mask.path, path.parent) if image.mask else "",
+                _POLARITY_COLUMN: ""
+                if image.mask is None
+                else f"artifact-{'high' if image.mask.artifact_high else 'low'}",
+            }
+        )
+    write_text(path, text.getvalue())
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive on Windows
+        return path.resolve().as_posix()
+
+
+def _some(messages: Sequence[str]) -> str:
+    more = f" And {len(messages) - _NAMED_AT_MOST} more." if len(messages) > _NAMED_AT_MOST else ""
+    return " ".join(messages[:_NAMED_AT_MOST]) + more
+
+
+# ---- finding images ----
+
+
+def _find(source: Path, polarity: MaskPolarity) -> _Found:
+    if source.is_dir():
+        if (source / "labels.csv").is_file():
+            return _find_in_csv(source / "labels.csv", polarity)
+        return _find_in_folders(source, polarity)
+    if not source.is_file():
+        raise ArtSegError(f"Expected labels at {source}: a CSV file or a folder. There is nothing; check the path.")
+    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise ArtSegError(f"Expected a CSV file or a folder of labels, got {source}.")
+    return _find_in_csv(source, polarity)
+
+
+def _find_in_csv(source: Path, polarity: MaskPolarity) -> _Found:
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtSegError(f"{source} could not be read as a UTF-8 text: {error}. Save it as CSV (UTF-8).") from error
+    lines = text.splitlines()
+    if not lines:
+        raise ArtSegError(f"{source} is empty. Expected a first line: image,label,split,group,mask")
+    # spreadsheet programs of many countries write semicolons
+    delimiter = max(",;\t", key=lines[0].count)
+    rows = csv.DictReader(lines, delimiter=delimiter, restval="")
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    absent = [name for name in ("image", "label") if name not in rows.fieldnames]
+    if absent:
+        raise ArtSegError(
+            f"{source}: the first line must name the columns image and label (and may name split, group, mask); "
+            f"{' and '.join(absent)} missing among: {', '.join(rows.fieldnames)}."
+        )
+    found = _Found()
+    lines_of: dict[Path, int] = {}
+    for row in rows:
+        values = {name: value.strip() for name, value in row.items() if isinstance(value, str)}
+        if any(values.values()):
+            _take_row(values, f"line {rows.line_num}", source.parent, polarity, lines_of, found)
+    if any(image.mask is not None for image in found.images):
+        found.polarity = (
+            "Masks: low values mean artifact, as asked for."
+            if polarity == "artifact-low"
+            else "Masks: high values (255) mean artifact, as in every labels CSV unless asked otherwise."
+        )
+    return found
+
+
+def _take_row(
+    values: Mapping[str, str],
+    line: str,
+    folder: Path,
+    polarity: MaskPolarity,
+    lines_of: dict[Path, int],
+    found: _Found,
+) -> None:
+    label = values["label"].lower()
+    split = values.get("split", "").lower()
+    known = values.get(_POLARITY_COLUMN, "")
+    if not values["image"]:
+        found.problems.append(f"{line}: no image is named.")
+        return
+    if label not in LABELS:
+        found.problems.append(f"{line}: the label must be clean or artifact, not '{values['label']}'.")
+        return
+    if split and split not in SPLITS:
+        found.problems.append(f"{line}: the split must be train, validation, test or empty, not '{values['split']}'.")
+        return
+    if known not in ("", "artifact-high", "artifact-low"):
+        found.problems.append(f"{line}: {_POLARITY_COLUMN} must be artifact-high or artifact-low, not '{known}'.")
+        return
+    path = _resolve(folder, values["image"])
+    if path in lines_of:
+        found.problems.append(f"{line}: {values['image']} stands already in line {lines_of[path]}.")
+        return
+    lines_of[path] = int(line.split()[1])
+    if not path.is_file():
+        found.missing.append(f"{line}: there is no image {values['image']}.")
+        return
+    mask: MaskSource | None = None
+    if values.get("mask") and label == "clean":
+        found.warnings.append(f"{line}: the mask of a clean image is not used.")
+    elif values.get("mask"):
+        meant = known if polarity == "auto" else polarity
+        mask = MaskSource(_resolve(folder, values["mask"]), artifact_high=meant != "artifact-low")
+        if not mask.path.is_file():
+            found.missing.append(f"{line}: there is no mask {values['mask']}.")
+            return
+    found.images.append(
+        LabelledImage(
+            path=path,
+            label=label,
+            split=split if split else None,
+            group=values.get("group") or values["image"],
+            mask=mask,
+        )
+    )
+
+
+def _resolve(folder: Path, name: str) -> Path:
+    path = folder / name
+    # written on Windows, read elsewhere
+    return folder / name.replace("\\", "/") if "\\" in name and not path.exists() else path
+
+
+def _find_in_folders(source: Path, polarity: MaskPolarity) -> _Found:
+    found = _Found()
+    parts: list[tuple[Split | None, Path]] = [
+        (split, source / split) for split in SPLITS if any((source / split / label).is_dir() for label in LABELS)
+    ]
+    if not parts and any((source / label).is_dir() for label in LABELS):
+        parts = [(None, source)]
+    if not parts:
+        raise ArtSegError(
+            f"{source}: expected a labels.csv, the folders clean/ and artifact/, or train/, validation/ and test/ "
+            "with those two in each. None of them is there."
+        )
+    for split, part in parts:
+        for label in LABELS:
+            folder = part / label
+            if not folder.is_dir():
+                found.problems.append(f"there is no folder {folder.relative_to(source).as_posix()}/.")
+                continue
+            images = folder / "x" if (folder / "x").is_dir() else folder
+            masks = _folder_masks(folder) if label == "artifact" else {}
+            drawn = next((path for path in sorted({*folder.glob("*.json"), *part.glob("*.json")})), None)
+            for path in find_images(images):
+                at = masks.get(path.stem) or (drawn if label == "artifact" else None)
+                found.images.append(
+                    LabelledImage(
+                        path=path,
+                        label=label,
+                        split=split,
+                        group=path.relative_to(source).as_posix(),
+                        mask=MaskSource(at) if at else None,
+                    )
+                )
+            if (folder / "y").is_dir() and label == "artifact":
+                names = {path.stem for path in find_images(images)}
+                found.missing += [
+                    f"the mask {path.relative_to(source).as_posix()} has no image of its name in x/."
+                    for stem, path in masks.items()
+                    if stem not in names
+                ]
+                found.missing += [
+                    f"{image.path.relative_to(source).as_posix()} has no mask of its name in y/."
+                    for image in found.images
+                    if image.path.parent == images and image.mask is None
+                ]
+    _decide_polarity(found, polarity)
+    return found
+
+
+def _folder_masks(folder: Path) -> dict[str, Path]:
+    for name in ("y", "masks"):
+        if (folder / name).is_dir():
+            return {path.stem: path for path in find_images(folder / name)}
+    return {}
+
+
+def _decide_polarity(found: _Found, polarity: MaskPolarity) -> None:
+    """Decide for all mask images at once what their high values mean, and say why."""
+    stored: list[MaskSource] = [
+        image.mask for image in found.images if image.mask is not None and not image.mask.polygons
+    ]
+    if not stored:
+        return
+    high = True
+    if polarity == "auto":
+        covered: list[float] = []
+        bordered: list[float] = []
+        for number in np.linspace(0, len(stored) - 1, min(len(stored), _MASKS_LOOKED_AT)):
+            try:
+                mask = _high(read_mask_image(stored[int(number)].path))
+            except ArtSegError as error:
+                found.problems.append(str(error))
+                return
+            covered.append(float(mask.mean()))
+            bordered.append(float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()))
+        area, border = float(np.mean(covered)), float(np.mean(bordered))
+        evidence = (
+            f"high values cover {area:.1%} of the image and {border:.1%} of its border on average "
+            f"over {len(covered)} masks"
+        )
+        # artifacts cover less than half of a field and less than half of its border
+        clear = [fraction < 0.5 for fraction in (area, border) if abs(fraction - 0.5) > _UNCLEAR]
+        if not clear or len(set(clear)) > 1:
+            found.problems.append(
+                f"whether high values in the masks mean artifact cannot be told ({evidence}). "
+                "Say it with --mask-polarity artifact-high or artifact-low."
+            )
+            return
+        high = clear[0]
+        found.polarity = f"Masks: {'high' if high else 'low'} values mean artifact, because {evidence}."
+    else:
+        high = polarity == "artifact-high"
+        found.polarity = f"Masks: {'high' if high else 'low'} values mean artifact, as asked for."
+    found.images = [
+        replace(image, mask=replace(image.mask, artifact_high=high))
+        if image.mask is not None and not image.mask.polygons
+        else image
+        for image in found.images
+    ]
+
+
+# ---- masks ----
+
+
+def _high(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Part a mask's values in two: bool, 0 and 1, 0 and 255, grey edges of lossy files, object labels, floats."""
+    if values.dtype == np.bool_:
+        return values
+    if values.dtype.kind == "f":
+        return values > 0.5
+    low, top = int(values.min()), int(values.max())
+    if values.dtype == np.uint8 and bool(np.any((values != low) & (values != top))):
+        return values > 127
+    return values > 0
+
+
+@functools.lru_cache(maxsize=8)
+def _annotations(path: Path, changed: int) -> dict[str, list[dict[str, Any]]]:
+    """Shapes by image name from a VGG Image Annotator project or annotation export."""
+    del changed  # only part of the cache's key
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ArtSegError(f"{path} could not be read as JSON ({error}).") from error
+    wrong = ArtSegError(
+        f"{path}: expected annotations of the VGG Image Annotator 2 (Annotation > Export as JSON, or a saved project)."
+    )
+    if not isinstance(content, dict):
+        raise wrong
+    entries = cast("dict[str, Any]", content)
+    entries = cast("dict[str, Any]", entries.get("_via_img_metadata", entries))
+    shapes: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for entry in entries.values():
+            regions: Any = entry["regions"]
+            # version 1 numbers the regions in a dictionary
+            listed: list[Any] = list(regions.values() if hasattr(regions, "values") else regions)
+            shapes[str(entry["filename"])] = [dict(region["shape_attributes"]) for region in listed]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise wrong from error
+    return shapes
+
+
+def _draw(path: Path, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise ArtSegError(f"Could not open the annotations {path}: {error.strerror or error}.") from error
+    shapes = _annotations(path, changed)
+    if name not in shapes:
+        raise ArtSegError(f"{path} has no entry for the image {name}. Annotate it there, or leave the mask out.")
+    mask = np.zeros(shape, dtype=np.bool_)
+    for one in shapes[name]:
+        try:
+            y, x = _outline(one)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtSegError(f"{path}: a shape of {name} is incomplete ({error!r}).") from error
+        mask[_fill(y, x, shape=shape)] = True
+    return mask
+
+
+def _outline(one: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Corners of a shape, y and x."""
+    kind = one.get("name")
+    if kind in ("polygon", "polyline"):  # a line drawn around an artifact is closed to its outline
+        return np.asarray(one["all_points_y"], dtype=np.float64), np.asarray(one["all_points_x"], dtype=np.float64)
+    if kind == "rect":
+        top, left = float(one["y"]), float(one["x"])
+        bottom, right = top + float(one["height"]), left + float(one["width"])
+        return np.array([top, top, bottom, bottom]), np.array([left, right, right, left])
+    if kind in ("circle", "ellipse"):
+        along_x = float(one["r"] if kind == "circle" else one["rx"])
+        along_y = float(one["r"] if kind == "circle" else one["ry"])
+        turn = float(one.get("theta", 0.0))  # clockwise on the screen, as y points down
+        angle = np.linspace(0.0, 2 * np.pi, _ROUND_CORNERS, endpoint=False)
+        y, x = along_y * np.sin(angle), along_x * np.cos(angle)
+        return (
+            float(one["cy"]) + y * math.cos(turn) + x * math.sin(turn),
+            float(one["cx"]) + x * math.cos(turn) - y * math.sin(turn),
+        )
+    raise ValueError(f"a {kind} has no area; draw a polygon, rect, circle or ellipse")
+
+
+# ---- checks ----
+
+
+def _check_image(image: LabelledImage, report: LabelReport, same: dict[str, list[LabelledImage]]) -> None:
+    try:
+        opened = read_image(image.path)
+        check_pixels(opened.pixels, source=str(image.path))
+    except ArtSegError as error:
+        report.unreadable.append(str(error))
+        return
+    height, width = opened.pixels.shape
+    report.sizes[width, height] += 1
+    report.bit_depths[opened.bits] += 1
+    report.pixel_sizes_um[None if opened.pixel_size_um is None else round(opened.pixel_size_um, 4)] += 1
+    digest = hashlib.sha256(f"{opened.pixels.dtype.name} {opened.pixels.shape}".encode())
+    digest.update(opened.pixels.tobytes())
+    same[digest.hexdigest()].append(image)
+    if image.mask is None:
+        return
+    report.masks += 1
+    try:
+        mask = read_mask(image, shape=(height, width))
+    except ArtSegError as error:
+        report.errors.append(str(error))
+        return
+    covered = float(mask.mean())
+    if covered == 0:
+        report.warnings.append(f"{image.path} is labelled artifact and its mask is empty.")
+    elif covered > 0.5 + _UNCLEAR:
+        report.warnings.append(
+            f"the mask of {image.path} covers {covered:.0%} of it; is its polarity right (--mask-polarity)?"
+        )
+
+
+def _check_duplicates(same: Mapping[str, Sequence[LabelledImage]], report: LabelReport) -> None:
+    for images in same.values():
+        if len(images) == 1:
+            continue
+        names = tuple(str(image.path) for image in images)
+        report.duplicates.append(names)
+        listed = " and ".join(names[:_NAMED_AT_MOST])
+        if len({image.label for image in images}) > 1:
+            report.errors.append(f"the same image is labelled clean and artifact: {listed}.")
+        elif len({image.split for image in images}) > 1:
+            report.errors.append(f"the same image is in several splits: {listed}.")
+        elif len({image.group for image in images}) > 1:
+            report.warnings.append(f"the same image occurs {len(images)} times; give it one group: {listed}.")
+        else:
+            report.warnings.append(f"the same image occurs {len(images)} times: {listed}.")
+
+
+def _check_groups(images: Sequence[LabelledImage], report: LabelReport) -> None:
+    splits: dict[str, set[Split]] = defaultdict(set)
+    for image in images:
+        splits[image.group].update([image.split] if image.split else [])
+    report.groups = len(splits)
+    report.crossing_groups = {
+        name: tuple(split for split in SPLITS if split in found) for name, found in splits.items() if len(found) > 1
+    }
+    report.errors += [
+        f"group {name} is in {' and '.join(found)}; near-duplicates must stay in one split."
+        for name, found in report.crossing_groups.items()
+    ]
+
+
+def _check_balance(images: Sequence[LabelledImage], report: LabelReport) -> None:
+    counts = Counter(image.label for image in images)
+    if not images:
+        report.errors.append("no image is named; expected at least one clean and one artifact image.")
+        return
+    few, many = sorted(counts[label] for label in LABELS)
+    if few == 0:
+        report.errors.append(
+            f"only one class: {counts['clean']} clean and {counts['artifact']} artifact images; both are needed."
+        )
+        return
+    if many > _LOPSIDED * few:
+        report.warnings.append(
+            f"{counts['clean']} clean and {counts['artifact']} artifact images; "
+            "training draws both equally often, but the few will be learned by heart."
+        )
+    split_images = [image for image in images if image.split is not None]
+    if split_images and len(split_images) < len(images):
+        report.warnings.append(f"{len(images) - len(split_images)} images have no split; they will be shared out.")
+    for split in sorted({image.split for image in split_images if image.split}):
+        labels = {image.label for image in split_images if image.split == split}
+        if len(labels) == 1:
+            message = f"the {split} split has {next(iter(labels))} images only."
+            (report.errors if split == "train" else report.warnings).append(message)
+    if split_images and not any(image.split == "train" for image in split_images):
+        report.warnings.append("no image is in the train split.")
