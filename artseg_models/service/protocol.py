@@ -1,0 +1,142 @@
+"""What travels between the CellProfiler module's client and the service.
+
+A request's body is one .npy array, the image, optionally followed by a second one, the valid pixels; its options are
+JSON in a header. The answer is an .npz with `probability`, `labels` and `result`, the last one JSON as bytes.
+No array ever holds Python objects, so that reading one runs nobody's code.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from artseg_models.errors import ArtSegError
+
+#: grows whenever an older client or service would misunderstand the other
+PROTOCOL_VERSION = 1
+
+PROTOCOL_HEADER = "X-ArtSeg-Protocol"
+OPTIONS_HEADER = "X-ArtSeg-Options"
+
+#: largest request taken, in bytes: an image of 16k x 16k pixels in float32
+LARGEST_REQUEST = 2**30 + 2**20
+
+
+class SegmentOptions(BaseModel):
+    """How one image is to be segmented; None means as the model says.
+
+    Attributes
+    ----------
+    package : str
+        Absolute path of the model package on the service's machine.
+    cutoff : float or None
+        Probability from which on a pixel counts as artifact, 0..1.
+    smallest_artifact_px : int or None
+        Objects with fewer pixels are dropped.
+    gate : bool
+        Whether the model's classifier may call the whole image clean.
+    source : str
+        Names the image in errors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    package: str
+    cutoff: float | None = Field(default=None, ge=0, le=1)
+    smallest_artifact_px: int | None = Field(default=None, ge=0)
+    gate: bool = True
+    source: str = "image"
+
+
+def read_options(header: str | None) -> SegmentOptions:
+    """Read the options from their header.
+
+    Raises
+    ------
+    ArtSegError
+        The header is missing, no JSON, or holds an option or value that the service does not know.
+    """
+    try:
+        return SegmentOptions.model_validate_json(header or "")
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+        raise ArtSegError(f"Expected the options of a request as JSON in {OPTIONS_HEADER}, but: {problems}.") from error
+
+
+def read_arrays(body: bytes) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read the image and, where present, the valid pixels.
+
+    Parameters
+    ----------
+    body : bytes
+        One or two .npy arrays, one after the other.
+
+    Returns
+    -------
+    image : ndarray
+        (y, x), any real dtype.
+    valid : ndarray or None
+        (y, x) bool, False on pixels that are masked in CellProfiler.
+
+    Raises
+    ------
+    ArtSegError
+        The body is something else.
+    """
+    stream = io.BytesIO(body)
+    image = _read_npy(stream)
+    valid = _read_npy(stream) if stream.tell() < len(body) else None
+    if image.ndim != 2 or image.dtype.kind not in "uif":
+        raise ArtSegError(f"Expected a grey image (y, x), got an array of shape {image.shape} and type {image.dtype}.")
+    if valid is not None and (valid.dtype != np.bool_ or valid.shape != image.shape):
+        raise ArtSegError(f"Expected the mask of valid pixels as bool {image.shape}, got {valid.dtype} {valid.shape}.")
+    return image, valid
+
+
+def write_answer(probability: NDArray[np.float32], labels: NDArray[np.int32], result: Mapping[str, Any]) -> bytes:
+    """Pack the answer to a request.
+
+    Parameters
+    ----------
+    probability : ndarray
+        (y, x) float32, 0..1.
+    labels : ndarray
+        (y, x) int32, 1..N on artifacts.
+    result : mapping
+        Numbers and texts, as JSON.
+
+    Returns
+    -------
+    bytes
+        An uncompressed .npz.
+    """
+    text = np.frombuffer(json.dumps(result, allow_nan=False).encode(), dtype=np.uint8)
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, probability=probability, labels=labels, result=text)
+    return stream.getvalue()
+
+
+def _read_npy(stream: io.BytesIO) -> NDArray[Any]:
+    """Read one array; its declared size is held against what came before any memory is taken."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+    except ValueError as error:
+        raise ArtSegError(f"Expected an image as .npy, but it could not be read: {error}.") from error
+    if dtype.hasobject:
+        raise ArtSegError(f"Expected numbers, got an array of {dtype}.")
+    count = 1
+    for side in shape:
+        count *= int(side)
+    data = stream.read(count * dtype.itemsize)
+    if len(data) != count * dtype.itemsize:
+        raise ArtSegError(f"Expected {count * dtype.itemsize} bytes for an array of shape {shape}, got {len(data)}.")
+    array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return cast(NDArray[Any], array)

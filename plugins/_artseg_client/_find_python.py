@@ -1,0 +1,58 @@
+"""The command that runs artseg, in a Python of its own outside CellProfiler."""
+
+import json
+import os
+import shutil
+
+from ._errors import ServiceError
+
+#: written by `artseg cellprofiler install`
+INSTALLATION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "installation.json")
+
+
+def artseg_command(setting=""):
+    """Find the command that runs artseg.
+
+    Parameters
+    ----------
+    setting : str
+        Path of a Python as given in the module; blank for none.
+
+    Returns
+    -------
+    list of str
+        To be followed by artseg's arguments.
+
+    Raises
+    ------
+    ServiceError
+        No Python with artseg is known, or the one that is named does not exist.
+    """
+    for python, origin in (
+        (os.environ.get("ARTSEG_PYTHON"), "the variable ARTSEG_PYTHON"),
+        (setting.strip(), "the setting 'Python that has artseg' of SegmentArtifacts"),
+        (_installed_python(), INSTALLATION),
+    ):
+        if not python:
+            continue
+        if not os.path.isfile(python):
+            raise ServiceError(
+                f"Expected the Python that has artseg at {python} (named by {origin}), but there is no such file. "
+                "Install artseg again and run: artseg cellprofiler install"
+            )
+        return [python, "-m", "artseg_models"]
+    on_path = shutil.which("artseg")
+    if on_path:
+        return [on_path]
+    raise ServiceError(
+        "ArtSeg runs in a Python of its own, and none is known here. Install it (pip install artseg, in Python 3.11 "
+        "or newer), then run: artseg cellprofiler install. Or name its Python in the setting 'Python that has artseg'."
+    )
+
+
+def _installed_python():
+    try:
+        with open(INSTALLATION, encoding="utf-8") as opened:
+            return json.load(opened)["python"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
