@@ -1,0 +1,23 @@
+# Every target calls one script; without make: python packaging/develop.py demo
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: demo test check setup plugin wheelhouse
+
+demo:
+	@$(PYTHON) packaging/develop.py demo $(ARGS)
+
+test:
+	@$(PYTHON) packaging/develop.py test $(ARGS)
+
+check:
+	@$(PYTHON) packaging/develop.py check
+
+setup:
+	@$(PYTHON) packaging/develop.py setup
+
+plugin:
+	@$(PYTHON) packaging/plugin_archive.py
+
+wheelhouse: setup
+	@$(PYTHON) packaging/wheelhouse.py $(ARGS)
