@@ -1,0 +1,386 @@
+"""Studies of a model on labelled images: how good its verdicts and its masks are.
+
+The rule for the verdict on a whole image: with a classifier whose gate is used, the gate decides (closed = clean);
+without, an image counts as artifact when an object survives the cutoff and the smallest size in its scored area.
+The verdict by objects is reported beside it. Cutoffs are not tuned here: they travel in the package, chosen on
+validation images by training.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artseg_models import __version__
+from artseg_models.errors import ArtSegError
+from artseg_models.files import write_json, write_text
+from artseg_models.images import read_image
+from artseg_models.labels import Label, LabelledImage, read_mask
+from artseg_models.metrics import Counts, count_agreement, mean_defined, pool
+from artseg_models.predict import Prediction, Predictor
+from artseg_models.progress import track
+
+logger = logging.getLogger(__name__)
+
+RULE_GATE = "an image is artifact when the classifier's gate is open"
+RULE_OBJECTS = "an image is artifact when an object survives the cutoff and the smallest size"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation departs from the package in; None: as the model says."""
+
+    cutoff: float | None = None
+    smallest_artifact_px: int | None = None
+    gate: bool = True
+    gate_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Which model and settings the figures belong to."""
+
+    model_id: str
+    model_sha256: str
+    cutoff: float
+    smallest_artifact_px: int
+    gate_threshold: float | None
+    device: str
+    artseg_version: str
+
+    def line(self) -> str:
+        """One line for a caption."""
+        gate = "no gate" if self.gate_threshold is None else f"gate {self.gate_threshold:.3g}"
+        return (
+            f"model {self.model_id}, SHA-256 {self.model_sha256}, cutoff {self.cutoff:.3g}, smallest artifact "
+            f"{self.smallest_artifact_px} px, {gate}, artseg {self.artseg_version}"
+        )
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """One image: what its label says and what the model found.
+
+    Attributes
+    ----------
+    item : LabelledImage
+        The image with its label.
+    verdict, verdict_by_objects : {"clean", "artifact"}
+        By the rule of this module, and by surviving objects alone.
+    image_probability : float or None
+        The classifier's probability of artifact, 0..1.
+    objects : int
+        Artifact objects in the scored area.
+    area_fraction : float
+        Share of the scored area that is predicted artifact, 0..1.
+    pixels : Counts or None
+        Pixels of the scored area against the true mask; None for an artifact image without a mask.
+    seconds : float
+        Prediction alone.
+    """
+
+    item: LabelledImage
+    verdict: Label
+    verdict_by_objects: Label
+    image_probability: float | None
+    objects: int
+    area_fraction: float
+    pixels: Counts | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a set of images.
+
+    Attributes
+    ----------
+    scores : tuple of ImageScore
+        In the order given.
+    failed : tuple of (LabelledImage, str)
+        Images that could not be scored, and why.
+    rule : str
+        How the verdict on an image came about.
+    audit : Audit
+        Model and settings.
+    """
+
+    scores: tuple[ImageScore, ...]
+    failed: tuple[tuple[LabelledImage, str], ...]
+    rule: str
+    audit: Audit
+
+    @property
+    def images(self) -> Counts:
+        """Verdicts against labels."""
+        return _verdicts(self.scores, [score.verdict for score in self.scores])
+
+    @property
+    def images_by_objects(self) -> Counts:
+        """Verdicts by surviving objects alone against labels."""
+        return _verdicts(self.scores, [score.verdict_by_objects for score in self.scores])
+
+    @property
+    def pixels(self) -> Counts | None:
+        """Pixels pooled over all images with a known mask; None when no artifact image has one."""
+        known = [score for score in self.scores if score.pixels is not None]
+        if not any(score.item.label == "artifact" for score in known):
+            return None
+        return pool(score.pixels for score in known if score.pixels is not None)
+
+    def summary(self) -> dict[str, object]:
+        """Everything as plain values for JSON; ratios that are not defined are None."""
+        labels = [score.item.label for score in self.scores]
+        with_mask = [score for score in self.scores if score.pixels is not None and score.item.label == "artifact"]
+        pixels = self.pixels
+        return {
+            "images_scored": len(self.scores),
+            "images_clean": labels.count("clean"),
+            "images_artifact": labels.count("artifact"),
+            "images_artifact_with_mask": len(with_mask),
+            "rule": self.rule,
+            "image": as_dict(self.images),
+            "image_by_objects": {"rule": RULE_OBJECTS, **as_dict(self.images_by_objects)},
+            "pixel_pooled": None if pixels is None else as_dict(pixels),
+            "pixel_mean_of_artifact_images": {
+                name: defined(mean_defined(getattr(score.pixels, name) for score in with_mask))
+                for name in ("precision", "recall", "f1", "iou")
+            },
+            "seconds_per_image": defined(mean_defined(score.seconds for score in self.scores)),
+            "failed": [{"image": str(item.path), "reason": reason} for item, reason in self.failed],
+            "audit": vars(self.audit),
+        }
+
+
+def evaluate(
+    predictor: Predictor,
+    items: Sequence[LabelledImage],
+    *,
+    ignore: NDArray[np.bool_] | None = None,
+    options: Options | None = None,
+    plane: int | None = None,
+) -> Evaluation:
+    """Score a model on labelled images.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The model.
+    items : sequence of LabelledImage
+        Images with labels. Every pixel of a clean image counts as clean; an artifact image without a mask counts
+        for the verdicts only.
+    ignore : bool array, (y, x), optional
+        Pixels to leave out of scoring in every image (True = left out). The model still sees them.
+    options : Options, optional
+        Cutoff, smallest artifact and gate other than the model's own.
+    plane : int, optional
+        The plane to read from files of several planes.
+
+    Returns
+    -------
+    Evaluation
+        Images that cannot be read are listed in `failed` and do not end the work.
+
+    Raises
+    ------
+    ArtSegError
+        There are no images, or none of them could be scored.
+    """
+    if not items:
+        raise ArtSegError("Expected images to evaluate on, but there are none. Choose another split or label file.")
+    options = options or Options()
+    scored = None if ignore is None else ~ignore
+    scores: list[ImageScore] = []
+    failed: list[tuple[LabelledImage, str]] = []
+    last: Prediction | None = None
+    for item in track(items, "Evaluating images", len(items)):
+        try:
+            last, score = _score(predictor, item, scored, options, plane)
+        except ArtSegError as error:
+            logger.warning("%s was not scored: %s", item.path, error)
+            failed.append((item, str(error)))
+        else:
+            scores.append(score)
+    if last is None:
+        raise ArtSegError(f"None of the {len(items)} images could be scored; the first: {failed[0][1]}")
+    package = predictor.package
+    audit = Audit(
+        model_id=package.id,
+        model_sha256=package.sha256,
+        cutoff=last.cutoff,
+        smallest_artifact_px=last.smallest_artifact_px,
+        gate_threshold=last.gate_threshold,
+        device=last.device,
+        artseg_version=__version__,
+    )
+    rule = RULE_OBJECTS if last.gate_threshold is None else RULE_GATE
+    return Evaluation(scores=tuple(scores), failed=tuple(failed), rule=rule, audit=audit)
+
+
+def predict_item(
+    predictor: Predictor, item: LabelledImage, *, options: Options | None = None, plane: int | None = None
+) -> tuple[NDArray[np.generic], Prediction]:
+    """Read one labelled image and predict it.
+
+    Returns
+    -------
+    tuple
+        Pixels (y, x) as stored, and the prediction.
+    """
+    options = options or Options()
+    image = read_image(item.path, plane=plane)
+    prediction = predictor.predict(
+        image.pixels,
+        cutoff=options.cutoff,
+        smallest_artifact_px=options.smallest_artifact_px,
+        gate=options.gate,
+        gate_threshold=options.gate_threshold,
+        source=str(item.path),
+    )
+    return image.pixels, prediction
+
+
+def read_ignore(path: Path) -> NDArray[np.bool_]:
+    """Read a mask of pixels to leave out of scoring: True where the file is above half of its largest value."""
+    pixels = read_image(path).pixels
+    return pixels > pixels.max() / 2
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
+    """Write `evaluation.csv` (a line an image, failed ones too) and `evaluation.json` (the summary).
+
+    Returns
+    -------
+    tuple of Path
+        Both files.
+    """
+    table, summary = out / "evaluation.csv", out / "evaluation.json"
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for score in evaluation.scores:
+        writer.writerow(_row(score, evaluation.audit))
+    for item, reason in evaluation.failed:
+        writer.writerow({**_identity(item, evaluation.audit), "error": reason})
+    write_text(table, text.getvalue())
+    write_json(summary, evaluation.summary())
+    return table, summary
+
+
+def as_dict(counts: Counts) -> dict[str, float | int | None]:
+    """Give counts and their ratios as plain values; ratios that are not defined are None."""
+    return {
+        "precision": defined(counts.precision),
+        "recall": defined(counts.recall),
+        "f1": defined(counts.f1),
+        "iou": defined(counts.iou),
+        **vars(counts),
+    }
+
+
+def defined(value: float) -> float | None:
+    """Return the value, or None where it is not defined (NaN)."""
+    return None if math.isnan(value) else value
+
+
+_COLUMNS: tuple[str, ...] = (
+    "image",
+    "group",
+    "split",
+    "label",
+    "verdict",
+    "verdict_by_objects",
+    "image_probability",
+    "objects",
+    "area_fraction",
+    "precision",
+    "recall",
+    "f1",
+    "iou",
+    "true_positive",
+    "false_positive",
+    "false_negative",
+    "true_negative",
+    "seconds",
+    "error",
+    "model_id",
+    "model_sha256",
+    "cutoff",
+    "artseg_version",
+)
+
+
+def _score(
+    predictor: Predictor,
+    item: LabelledImage,
+    scored: NDArray[np.bool_] | None,
+    options: Options,
+    plane: int | None,
+) -> tuple[Prediction, ImageScore]:
+    _, prediction = predict_item(predictor, item, options=options, plane=plane)
+    labels = prediction.labels
+    if scored is None:
+        scored = np.ones(labels.shape, dtype=np.bool_)
+    elif scored.shape != labels.shape:
+        raise ArtSegError(
+            f"Expected an image of the shape of the ignore mask, {scored.shape}, but {item.path.name} is "
+            f"{labels.shape}. Give a mask that was drawn for these images."
+        )
+    sizes = np.bincount(labels[scored], minlength=1)[1:]
+    objects = int(np.count_nonzero(sizes >= max(1, prediction.smallest_artifact_px)))
+    by_objects: Label = "artifact" if objects else "clean"
+    by_gate: Label = "artifact" if prediction.gate_open else "clean"
+    known = item.label == "clean" or item.mask is not None
+    score = ImageScore(
+        item=item,
+        verdict=by_objects if prediction.gate_threshold is None else by_gate,
+        verdict_by_objects=by_objects,
+        image_probability=prediction.image_probability,
+        objects=objects,
+        area_fraction=float(np.mean(prediction.mask[scored])) if scored.any() else 0.0,
+        pixels=count_agreement(read_mask(item, shape=labels.shape), prediction.mask, valid=scored) if known else None,
+        seconds=prediction.seconds,
+    )
+    return prediction, score
+
+
+def _verdicts(scores: Sequence[ImageScore], verdicts: Sequence[Label]) -> Counts:
+    return count_agreement(
+        np.array([score.item.label == "artifact" for score in scores], dtype=np.bool_),
+        np.array([verdict == "artifact" for verdict in verdicts], dtype=np.bool_),
+    )
+
+
+def _identity(item: LabelledImage, audit: Audit) -> dict[str, object]:
+    return {
+        "image": str(item.path),
+        "group": item.group,
+        "split": item.split or "",
+        "label": item.label,
+        "model_id": audit.model_id,
+        "model_sha256": audit.model_sha256,
+        "cutoff": audit.cutoff,
+        "artseg_version": audit.artseg_version,
+    }
+
+
+def _row(score: ImageScore, audit: Audit) -> dict[str, object]:
+    row = _identity(score.item, audit) | {
+        "verdict": score.verdict,
+        "verdict_by_objects": score.verdict_by_objects,
+        "image_probability": score.image_probability,
+        "objects": score.objects,
+        "area_fraction": f"{score.area_fraction:.6f}",
+        "seconds": f"{score.seconds:.3f}",
+    }
+    if score.pixels is not None:
+        row |= as_dict(score.pixels)
+    return row
