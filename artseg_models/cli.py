@@ -17,6 +17,7 @@ from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
+    from artseg_models.evaluate import Evaluation
     from artseg_models.labels import LabelReport
 
 app = typer.Typer(
@@ -112,6 +113,80 @@ def _show_labels(report: LabelReport) -> None:
 # ---- packages ----
 
 # ---- evaluation, demo ----
+
+
+@app.command()
+def evaluate(
+    package: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
+    labels: Annotated[Path, typer.Argument(exists=True, help="A labels.csv, or a folder of labelled images.")],
+    split: Annotated[
+        Literal["train", "validation", "test", "all"], typer.Option(help="Which images to score.")
+    ] = "test",
+    ignore: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Mask of pixels to leave out of scoring.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", file_okay=False, help="Folder for evaluation.csv, .json and overlays.png."),
+    ] = None,
+    cutoff: Annotated[float | None, typer.Option(min=0, max=1, help="Instead of the model's own cutoff.")] = None,
+    smallest_artifact: Annotated[
+        int | None, typer.Option(min=0, help="Smallest artifact in pixels, instead of the model's own.")
+    ] = None,
+    gate: Annotated[bool, typer.Option(help="Let the classifier call images clean.")] = True,
+    plane: Annotated[int | None, typer.Option(min=0, help="Plane of files that hold several.")] = None,
+    device: Annotated[Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where the model runs.")] = "auto",
+    mask_polarity: Annotated[
+        Literal["auto", "artifact-high", "artifact-low"], typer.Option(help="What high values of masks mean.")
+    ] = "auto",
+) -> None:
+    """Score a model's verdicts and masks on labelled images."""
+    from artseg_models.evaluate import Options, read_ignore, write_evaluation
+    from artseg_models.evaluate import evaluate as score
+    from artseg_models.labels import read_labels
+    from artseg_models.packages.read import read_package
+    from artseg_models.predict import Predictor
+    from artseg_models.report.montage import write_montage
+
+    found = read_labels(labels, mask_polarity=mask_polarity)
+    items = found.images if split == "all" else found.of_split(split)
+    if not items:
+        raise ArtSegError(
+            f"Expected images of the split {split} in {labels}, but none of its {len(found.images)} images has it. "
+            "Give the splits.csv of the training run, or --split all."
+        )
+    predictor = Predictor(read_package(package), device=device)
+    options = Options(cutoff=cutoff, smallest_artifact_px=smallest_artifact, gate=gate)
+    ignored = None if ignore is None else read_ignore(ignore)
+    evaluation = score(predictor, items, ignore=ignored, options=options, plane=plane)
+    _show_evaluation(evaluation, split)
+    if out is not None:
+        write_montage(predictor, evaluation, out / "overlays.png", options=options, plane=plane)
+        write_evaluation(evaluation, out)
+        console.print(f"Written to {out}: evaluation.csv, evaluation.json, overlays.png", highlight=False)
+    if evaluation.failed:
+        raise typer.Exit(1)
+
+
+def _show_evaluation(evaluation: Evaluation, split: str) -> None:
+    table = Table(title=f"{len(evaluation.scores)} images ({split})", title_justify="left")
+    for name in ("", "precision", "recall", "F1", "IoU", "found", "false", "missed"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = [("Images", evaluation.images), ("Images, by objects alone", evaluation.images_by_objects)]
+    if evaluation.pixels is not None:
+        rows.append(("Pixels, pooled", evaluation.pixels))
+    for name, counts in rows:
+        ratios = (counts.precision, counts.recall, counts.f1, counts.iou)
+        table.add_row(
+            name,
+            *("-" if ratio != ratio else f"{ratio:.3f}" for ratio in ratios),
+            *map(str, (counts.true_positive, counts.false_positive, counts.false_negative)),
+        )
+    console.print(table)
+    console.print(f"Rule for images: {evaluation.rule}.", highlight=False)
+    console.print(evaluation.audit.line(), highlight=False, soft_wrap=True)
+    for item, reason in evaluation.failed:
+        console.print(f"[bold red]Not scored:[/] {escape(str(item.path))}: {escape(reason)}", highlight=False)
 
 # ---- CellProfiler, service ----
 

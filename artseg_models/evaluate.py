@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
-from artseg_models.images import read_image
+from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import Label, LabelledImage, read_mask
 from artseg_models.metrics import Counts, count_agreement, mean_defined, pool
 from artseg_models.predict import Prediction, Predictor
@@ -250,7 +250,7 @@ def predict_item(
 
 def read_ignore(path: Path) -> NDArray[np.bool_]:
     """Read a mask of pixels to leave out of scoring: True where the file is above half of its largest value."""
-    pixels = read_image(path).pixels
+    pixels = read_mask_image(path)
     return pixels > pixels.max() / 2
 
 
