@@ -38,7 +38,7 @@ def choose(scores: Sequence[ImageScore], number: int) -> list[ImageScore]:
         (score for score in scores if score.item.label == "clean"), key=lambda score: score.area_fraction, reverse=True
     )
     artifact = sorted((score for score in scores if score.item.label == "artifact"), key=_quality)
-    places_clean = min(len(clean), max(number // 4, number - len(artifact)))
+    places_clean = min(len(clean), max(math.ceil(number / 4), number - len(artifact)))
     places = min(len(artifact), number - places_clean)
     spread = [round(place * (len(artifact) - 1) / max(places - 1, 1)) for place in range(places)]
     return [artifact[index] for index in spread] + clean[:places_clean]

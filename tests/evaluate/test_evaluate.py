@@ -1,0 +1,297 @@
+"""Evaluation with a model whose answers can be told beforehand: pixels brighter than 100 are artifact."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+from typer.testing import CliRunner
+
+from artseg_models.cli import app
+from artseg_models.errors import ArtSegError
+from artseg_models.evaluate import Options, evaluate, read_ignore, write_evaluation
+from artseg_models.files import sha256
+from artseg_models.images import write_image
+from artseg_models.labels import LabelSet, read_labels
+from artseg_models.metrics import Counts
+from artseg_models.packages.read import read_package
+from artseg_models.predict import Predictor
+from artseg_models.report.montage import choose, write_montage
+
+SIDE = 64
+
+
+def graph(path: Path, nodes: list[onnx.NodeProto], output: list[str | int], constants: dict[str, np.ndarray]) -> None:
+    """Write an ONNX file that takes an image (batch, 1, y, x)."""
+    made = helper.make_graph(
+        nodes,
+        "bright",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "y", "x"])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, output)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Segments by brightness 100, drops below 10 pixels; the gate opens from a brightest pixel of 150 on."""
+    folder = tmp_path_factory.mktemp("bright-unet")
+    step = [
+        helper.make_node("Sub", ["image", "edge"], ["above"]),
+        helper.make_node("Sigmoid", ["above"], ["answer"]),
+    ]
+    graph(folder / "weights.onnx", step, ["batch", 1, "y", "x"], {"edge": np.float32([100.5])})
+    judge = [
+        helper.make_node("ReduceMax", ["image"], ["largest"], axes=[2, 3], keepdims=0),
+        helper.make_node("Div", ["largest", "white"], ["artifact"]),
+        helper.make_node("Sub", ["one", "artifact"], ["clean"]),
+        helper.make_node("Concat", ["clean", "artifact"], ["answer"], axis=1),
+    ]
+    constants = {"white": np.float32([255]), "one": np.float32([1])}
+    graph(folder / "classifier.onnx", judge, ["batch", 2], constants)
+    size = {"min": 32, "step": 1}
+    space = [{"type": "space", "id": axis} for axis in "yx"]
+    leading = [{"type": "batch"}, {"type": "channel", "channel_names": ["grey"]}]
+    same = [{"size": {"tensor_id": "image", "axis_id": axis}} for axis in "yx"]
+    description = {
+        "type": "model",
+        "format_version": "0.5.4",
+        "name": "Bright is artifact",
+        "id": "bright-artifact",
+        "inputs": [{"id": "image", "axes": leading + [axis | {"size": size} for axis in space]}],
+        "outputs": [
+            {"id": "probability", "axes": leading + [axis | more for axis, more in zip(space, same, strict=True)]}
+        ],
+        "weights": {
+            "onnx": {
+                "source": "weights.onnx",
+                "sha256": sha256(folder / "weights.onnx"),
+                "opset_version": 17,
+            }
+        },
+        "config": {
+            "artseg": {
+                "cutoff": 0.5,
+                "smallest_artifact_px": 10,
+                "gate_threshold": 150 / 255,
+                "classifier": {
+                    "id": "bright-classifier",
+                    "attachment": "classifier.onnx",
+                    "sha256": sha256(folder / "classifier.onnx"),
+                },
+            }
+        },
+    }
+    # JSON is YAML
+    (folder / "rdf.yaml").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture
+def predictor(package: Path) -> Predictor:
+    return Predictor(read_package(package), device="cpu")
+
+
+def field(*squares: tuple[int, int, int, int]) -> np.ndarray:
+    """Draw a grey image (noise around 50) with squares (y, x, side, brightness)."""
+    pixels = np.random.default_rng(1).integers(40, 60, (SIDE, SIDE)).astype(np.uint8)
+    for y, x, side, brightness in squares:
+        pixels[y : y + side, x : x + side] = brightness
+    return pixels
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> LabelSet:
+    """Five test images: found and exact, found shifted, missed by the gate, a false alarm, clean; and no mask."""
+    images = {
+        "exact.tif": (field((8, 8, 16, 200)), "artifact", (8, 8, 16)),
+        "shifted.tif": (field((8, 8, 16, 200)), "artifact", (8, 12, 16)),
+        "dim.tif": (field((8, 8, 16, 120)), "artifact", (8, 8, 16)),
+        "alarm.tif": (field((40, 40, 8, 220)), "clean", None),
+        "clean.tif": (field((40, 40, 3, 220)), "clean", None),  # nine pixels: below the smallest artifact
+        "unmasked.tif": (field((8, 8, 16, 200)), "artifact", None),
+    }
+    lines = ["image,label,split,group,mask"]
+    for name, (pixels, label, square) in images.items():
+        write_image(tmp_path / name, pixels)
+        mask = ""
+        if square is not None:
+            y, x, side = square
+            drawn = np.zeros((SIDE, SIDE), dtype=bool)
+            drawn[y : y + side, x : x + side] = True
+            mask = name.replace(".tif", "_mask.png")
+            write_image(tmp_path / mask, drawn)
+        lines.append(f"{name},{label},test,{name},{mask}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return read_labels(tmp_path / "labels.csv")
+
+
+def test_verdicts_follow_the_gate(predictor: Predictor, labels: LabelSet) -> None:
+    evaluation = evaluate(predictor, labels.of_split("test"))
+    verdicts = {score.item.path.stem: score.verdict for score in evaluation.scores}
+    assert verdicts == {
+        "exact": "artifact",
+        "shifted": "artifact",
+        "dim": "clean",
+        "alarm": "artifact",
+        "clean": "artifact",  # the gate is open although no object survives
+        "unmasked": "artifact",
+    }
+    assert evaluation.images == Counts(3, 2, 1, 0)
+    assert evaluation.images_by_objects == Counts(3, 1, 1, 1)
+    assert "gate" in evaluation.rule
+
+
+def test_without_the_gate_objects_decide(predictor: Predictor, labels: LabelSet) -> None:
+    evaluation = evaluate(predictor, labels.images, options=Options(gate=False))
+    verdicts = {score.item.path.stem: score.verdict for score in evaluation.scores}
+    assert verdicts["dim"] == "artifact"
+    assert verdicts["clean"] == "clean"
+    assert evaluation.images == Counts(4, 1, 0, 1)
+    assert "object" in evaluation.rule
+
+
+def test_pixels_are_pooled_over_all_known_masks(predictor: Predictor, labels: LabelSet) -> None:
+    evaluation = evaluate(predictor, labels.images)
+    shifted = 16 * 12, 16 * 4, 16 * 4
+    expected = Counts(256 + shifted[0], shifted[1] + 64, shifted[2] + 256)
+    pixels = evaluation.pixels
+    assert pixels is not None
+    assert pixels == Counts(
+        expected.true_positive,
+        expected.false_positive,
+        expected.false_negative,
+        5 * SIDE * SIDE - expected.true_positive - expected.false_positive - expected.false_negative,
+    )
+    by_name = {score.item.path.stem: score for score in evaluation.scores}
+    assert by_name["unmasked"].pixels is None
+    assert by_name["exact"].pixels == Counts(256, 0, 0, SIDE * SIDE - 256)
+    # and against scikit-learn over all pixels at once
+    truth, found = [], []
+    for item in labels.images:
+        if item.path.stem == "unmasked":
+            continue
+        drawn = np.zeros((SIDE, SIDE), bool) if item.mask is None else np.asarray(Image.open(item.mask.path)) > 127
+        bright = np.asarray(Image.open(item.path)) > 100
+        truth.append(drawn.ravel())
+        found.append(bright.ravel() & (item.path.stem not in ("dim", "clean")))
+    truth, found = np.concatenate(truth), np.concatenate(found)
+    assert pixels.precision == pytest.approx(precision_score(truth, found))
+    assert pixels.recall == pytest.approx(recall_score(truth, found))
+    assert pixels.f1 == pytest.approx(f1_score(truth, found))
+    assert pixels.iou == pytest.approx(jaccard_score(truth, found))
+
+
+def test_ignored_pixels_count_nowhere(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:
+    drawn = np.zeros((SIDE, SIDE), dtype=bool)
+    drawn[36:, 36:] = True  # the false alarm
+    drawn[:, 24:28] = True  # what the shifted mask misses
+    write_image(tmp_path / "ignore.png", drawn)
+    ignore = read_ignore(tmp_path / "ignore.png")
+    assert np.array_equal(ignore, drawn)
+    evaluation = evaluate(predictor, labels.images, ignore=ignore, options=Options(gate=False))
+    scores = {score.item.path.stem: score for score in evaluation.scores}
+    assert scores["alarm"].verdict == "clean"
+    assert scores["alarm"].objects == 0
+    assert scores["alarm"].area_fraction == 0
+    assert scores["shifted"].pixels == Counts(16 * 12, 16 * 4, 0, int((~drawn).sum()) - 256)
+    assert evaluation.images == Counts(4, 0, 0, 2)
+
+
+def test_an_ignore_mask_of_another_size_is_named(predictor: Predictor, labels: LabelSet) -> None:
+    with pytest.raises(ArtSegError, match=r"\(10, 10\)"):
+        evaluate(predictor, labels.images, ignore=np.zeros((10, 10), dtype=bool))
+
+
+def test_unreadable_images_are_listed_and_the_others_scored(
+    predictor: Predictor, labels: LabelSet, tmp_path: Path
+) -> None:
+    (tmp_path / "dim.tif").write_bytes(b"no image")
+    write_image(tmp_path / "alarm.tif", np.full((SIDE, SIDE), 7, dtype=np.uint8))
+    evaluation = evaluate(predictor, labels.images)
+    assert [item.path.name for item, _ in evaluation.failed] == ["dim.tif", "alarm.tif"]
+    assert evaluation.images.total == 4
+    table, _ = write_evaluation(evaluation, tmp_path / "out")
+    rows = {Path(row["image"]).name: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert len(rows) == 6
+    assert rows["dim.tif"]["error"]
+    assert rows["dim.tif"]["verdict"] == ""
+    assert rows["exact.tif"]["error"] == ""
+
+
+def test_nothing_to_score_is_an_error(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:
+    with pytest.raises(ArtSegError, match="no"):
+        evaluate(predictor, [])
+    for item in labels.images:
+        item.path.write_bytes(b"")
+    with pytest.raises(ArtSegError, match="None of the 6 images"):
+        evaluate(predictor, labels.images)
+
+
+def test_files_say_which_model_made_them(predictor: Predictor, labels: LabelSet, package: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(predictor, labels.images)
+    table, summary = write_evaluation(evaluation, tmp_path / "out")
+    content = json.loads(summary.read_text())
+    digest = read_package(package).sha256
+    assert content["audit"]["model_id"] == "bright-artifact"
+    assert content["audit"]["model_sha256"] == digest
+    assert content["audit"]["cutoff"] == 0.5
+    assert content["image"]["recall"] == pytest.approx(3 / 4)
+    assert content["images_artifact_with_mask"] == 3
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {row["model_sha256"] for row in rows} == {digest}
+    exact = next(row for row in rows if row["image"].endswith("exact.tif"))
+    assert float(exact["iou"]) == 1.0
+    clean = next(row for row in rows if row["image"].endswith("clean.tif"))
+    assert clean["iou"] == ""  # nothing true, nothing found: not defined
+    montage = tmp_path / "out" / "overlays.png"
+    write_montage(predictor, evaluation, montage)
+    with Image.open(montage) as picture:
+        assert digest in picture.info["Description"]
+
+
+def test_without_any_mask_pixels_are_not_reported(predictor: Predictor, labels: LabelSet) -> None:
+    items = [item for item in labels.images if item.mask is None]
+    evaluation = evaluate(predictor, items)
+    assert evaluation.pixels is None
+    assert evaluation.summary()["pixel_pooled"] is None
+    assert all(value is None for value in evaluation.summary()["pixel_mean_of_artifact_images"].values())  # type: ignore[union-attr]
+
+
+def test_the_sheet_spans_worst_to_best(predictor: Predictor, labels: LabelSet) -> None:
+    scores = evaluate(predictor, labels.images).scores
+    masked = [score for score in scores if score.item.path.stem != "unmasked"]
+    names = [score.item.path.stem for score in choose(masked, 3)]
+    assert names == ["dim", "exact", "alarm"]
+    assert [score.item.path.stem for score in choose(masked, 99)] == ["dim", "shifted", "exact", "alarm", "clean"]
+    ious = [score.pixels.iou for score in choose(masked, 3)[:2] if score.pixels]
+    assert ious == [0.0, 1.0]
+    assert not any(math.isnan(value) for value in ious)
+
+
+def test_command_line(package: Path, labels: LabelSet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in out.iterdir()} == {"evaluation.csv", "evaluation.json", "overlays.png"}
+    assert "0.750" in done.output  # image recall
+    assert "bright-artifact" in done.output
+
+    missing = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--split", "train"])
+    assert isinstance(missing.exception, ArtSegError)
+    assert "--split all" in str(missing.exception)
+
+    (tmp_path / "dim.tif").write_bytes(b"no image")
+    broken = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source)])
+    assert broken.exit_code == 1
+    assert "dim.tif" in broken.output.replace("\n", "")
