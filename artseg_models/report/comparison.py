@@ -23,7 +23,17 @@ import numpy as np
 import pandas as pd
 
 from artseg_models.errors import ArtSegError
-from artseg_models.metrics import BoolArray, Counts, FloatArray, LabelMap, match_positions, mean_defined, pool
+from artseg_models.images import read_mask_image
+from artseg_models.metrics import (
+    BoolArray,
+    Counts,
+    FloatArray,
+    LabelMap,
+    match_objects,
+    match_positions,
+    mean_defined,
+    pool,
+)
 
 FieldKey = tuple[str, str]
 """Well and site."""
@@ -113,20 +123,28 @@ class Measured:
 
     Attributes
     ----------
+    nuclei : integer array, (y, x)
+        Label map of the nuclei, 0 = background.
     positions : float array, (N, 2)
         Centres of the nuclei as (y, x) in pixels.
     areas : float array, (N,)
         Areas in pixels.
     signals : float array, (N,)
         Mean signal of each nucleus in stored grey values.
-    usable : float
-        Share of the field that was not masked, 0..1.
+    mask : bool array, (y, x), or None
+        True on what was masked as artifact; None where nothing was.
     """
 
+    nuclei: LabelMap
     positions: FloatArray
     areas: FloatArray
     signals: FloatArray
-    usable: float = 1.0
+    mask: BoolArray | None = None
+
+    @cached_property
+    def usable(self) -> float:
+        """Share of the field that was not masked, 0..1."""
+        return 1.0 if self.mask is None else 1.0 - float(self.mask.mean())
 
     @property
     def values(self) -> Values:
@@ -177,8 +195,18 @@ class FieldComparison:
         truth = self.truth
         area = truth.artifact if under_artifacts else ~truth.artifact
         cut = (truth.nuclei > 0) & (truth.whole_nuclei == 0)
-        measured = self.without if run == "without" else self.masked
-        return match_positions(truth.nuclei, measured.positions, valid=area & ~cut)
+        return match_positions(truth.nuclei, self.measured(run).positions, valid=area & ~cut)
+
+    def outlines(self, run: Run) -> Counts:
+        """Nuclei outside true artifacts whose outline agrees with a true one (intersection over union 0.5 or more)."""
+        beside = ~self.truth.artifact
+        return match_objects(
+            mostly_inside(self.truth.whole_nuclei, beside), mostly_inside(self.measured(run).nuclei, beside)
+        )
+
+    def measured(self, run: Run) -> Measured:
+        """Give the measurements of one run."""
+        return self.without if run == "without" else self.masked
 
 
 @dataclass(frozen=True)
@@ -201,6 +229,10 @@ class Comparison:
     def nuclei(self, run: Run, *, under_artifacts: bool) -> Counts:
         """Nuclei found, false and missed, added up over all fields."""
         return pool(field.nuclei(run, under_artifacts=under_artifacts) for field in self.fields)
+
+    def outlines(self, run: Run) -> Counts:
+        """Nuclei outside artifacts with the right outline, added up over all fields."""
+        return pool(field.outlines(run) for field in self.fields)
 
     def false_nuclei(self, run: Run) -> int:
         """Count the reported nuclei that are none, under artifacts and outside."""
@@ -237,13 +269,14 @@ def compare(
 
 
 def read_measurements(folder: Path) -> dict[FieldKey, Measured]:
-    """Read the CSV files that CellProfiler's ExportToSpreadsheet wrote.
+    """Read what one of the example pipelines wrote.
 
     Parameters
     ----------
     folder : Path
-        Holds Image.csv (with Metadata_Well and Metadata_Site; with the module's area fraction where artifacts were
-        masked) and Nuclei.csv (with AreaShape_Area, Location_Center_X/Y and the mean intensity of the signal).
+        Holds Image.csv (with Metadata_Field, Metadata_Well and Metadata_Site), Nuclei.csv (with AreaShape_Area,
+        Location_Center_X/Y and the mean intensity of Signal), and in images/ for each field the label map
+        FIELD_brightfield_nuclei.tiff and, where artifacts were masked, FIELD_brightfield_artifacts.tiff.
 
     Returns
     -------
@@ -255,15 +288,11 @@ def read_measurements(folder: Path) -> dict[FieldKey, Measured]:
     ArtSegError
         A file or a column is missing.
     """
-    images = _table(
-        folder / "Image.csv",
-        ("ImageNumber", "Metadata_Well", "Metadata_Site"),
-    )
+    images = _table(folder / "Image.csv", ("ImageNumber", "Metadata_Field", "Metadata_Well", "Metadata_Site"))
     objects = _table(
         folder / "Nuclei.csv",
         ("ImageNumber", "AreaShape_Area", "Location_Center_X", "Location_Center_Y", "Intensity_MeanIntensity_Signal"),
     )
-    area_fraction = [str(name) for name in images.columns if "AreaFraction" in str(name)]
     numbers = objects["ImageNumber"].to_numpy()
     positions = objects[["Location_Center_Y", "Location_Center_X"]].to_numpy(dtype=np.float64)
     areas = objects["AreaShape_Area"].to_numpy(dtype=np.float64)
@@ -271,11 +300,23 @@ def read_measurements(folder: Path) -> dict[FieldKey, Measured]:
     found: dict[FieldKey, Measured] = {}
     for row in images.to_dict("records"):
         own = numbers == row["ImageNumber"]
-        usable = 1.0 - float(row[area_fraction[0]]) if area_fraction else 1.0
+        stem = folder / "images" / f"{row['Metadata_Field']}_brightfield"
+        mask = stem.with_name(f"{stem.name}_artifacts.tiff")
         found[str(row["Metadata_Well"]), str(row["Metadata_Site"])] = Measured(
-            positions[own], areas[own], signals[own], usable
+            nuclei=read_mask_image(stem.with_name(f"{stem.name}_nuclei.tiff")),
+            positions=positions[own],
+            areas=areas[own],
+            signals=signals[own],
+            mask=read_mask_image(mask) > 0 if mask.is_file() else None,
         )
     return found
+
+
+def mostly_inside(labels: LabelMap, area: BoolArray) -> LabelMap:
+    """Keep the objects that lie in an area with at least half of their pixels."""
+    sizes = np.bincount(labels.ravel())
+    inside = np.bincount(labels.ravel(), weights=area.ravel())
+    return np.where((2 * inside >= sizes)[labels], labels, 0)
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

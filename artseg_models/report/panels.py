@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import AbstractPathEffect, Normal, Stroke
 from numpy.typing import NDArray
 
-from artseg_models.metrics import BoolArray, FloatArray
-from artseg_models.report.comparison import FieldComparison
+from artseg_models.metrics import BoolArray, FloatArray, LabelMap
+from artseg_models.report.comparison import FieldComparison, Measured, Run
 from artseg_models.report.drawing import AMBER, SKY, WHITE, outline, show, stretch
 
 
@@ -26,68 +25,53 @@ class FieldImages:
     ----------
     brightfield, dna : ndarray, (y, x)
         As stored.
-    mask : bool array, (y, x)
-        The artifact mask that the masked run used.
     """
 
     brightfield: NDArray[Any]
     dna: NDArray[Any]
-    mask: BoolArray
 
 
 def field_figure(field: FieldComparison, images: FieldImages) -> Figure:
     """Draw a field in four panels: brightfield, with the mask, and the DNA with the nuclei of both runs."""
     figure = Figure(figsize=(15.2, 4.15), layout="constrained")
     first, second, third, fourth = figure.subplots(1, 4)
-    brightfield = stretch(images.brightfield)
-    show(first, brightfield, "Brightfield")
+    show(first, stretch(images.brightfield), "Brightfield")
     draw_mask(second, field, images, title="Artifact mask")
-    draw_nuclei(third, field, images, masked=False, title=_nuclei_title("Without masks", len(field.without.areas)))
-    draw_nuclei(fourth, field, images, masked=True, title=_nuclei_title("With masks", len(field.masked.areas)))
+    draw_nuclei(third, field, images, run="without", title="DNA, without masks")
+    draw_nuclei(fourth, field, images, run="masked", title="DNA, with masks")
     return figure
 
 
 def draw_mask(axes: Axes, field: FieldComparison, images: FieldImages, *, title: str) -> None:
     """Draw the brightfield with the found mask in blue and the true artifacts dashed in white."""
     show(axes, stretch(images.brightfield), title)
+    if field.masked.mask is not None:
+        outline(axes, field.masked.mask, color=SKY, width=2.0)
     outline(axes, field.truth.artifact, color=WHITE, width=1.2, dashed=True)
-    outline(axes, images.mask, color=SKY, width=2.0)
 
 
-def draw_nuclei(axes: Axes, field: FieldComparison, images: FieldImages, *, masked: bool, title: str) -> None:
-    """Draw the DNA image with a ring on each reported nucleus and a cross on each false one."""
-    show(axes, stretch(images.dna, low=1, high=99.6), title)
-    measured = field.masked if masked else field.without
-    color = SKY if masked else AMBER
-    if masked:
-        outline(axes, images.mask, color=SKY, width=1.2, dashed=True)
-    real = _lies_in_nucleus(measured.positions, field)
-    rim: list[AbstractPathEffect] = [Stroke(linewidth=2.6, foreground="#000000AA"), Normal()]
-    size = _marker_size(images.dna.shape[1])
-    for chosen, marker, face in ((real, "o", "none"), (~real, "X", color)):
-        points = axes.scatter(
-            measured.positions[chosen, 1],
-            measured.positions[chosen, 0],
-            s=size if marker == "o" else size * 1.3,
-            marker=marker,
-            facecolor=face,
-            edgecolor=color if marker == "o" else "black",
-            linewidth=1.3 if marker == "o" else 0.8,
-        )
-        if marker == "o":
-            points.set_path_effects(rim)
+def draw_nuclei(axes: Axes, field: FieldComparison, images: FieldImages, *, run: Run, title: str) -> None:
+    """Draw the DNA image with the outlines of the reported nuclei, and a cross on each false one."""
+    measured = field.measured(run)
+    color = SKY if run == "masked" else AMBER
+    false = false_positions(field, measured)
+    show(axes, stretch(images.dna, low=1, high=99.6), f"{title}: {len(measured.areas)} nuclei, {len(false)} false")
+    if measured.mask is not None:
+        outline(axes, measured.mask, color=WHITE, width=1.2, dashed=True)
+    outline(axes, _separated(measured.nuclei), color=color, width=1.1)
+    axes.scatter(false[:, 1], false[:, 0], s=70, marker="X", facecolor=color, edgecolor="black", linewidth=0.9)
 
 
-def _lies_in_nucleus(positions: FloatArray, field: FieldComparison) -> BoolArray:
+def false_positions(field: FieldComparison, measured: Measured) -> FloatArray:
+    """Centres (N, 2) of the reported nuclei that lie in no true nucleus."""
     height, width = field.truth.nuclei.shape
-    nearest = np.clip(np.rint(positions).astype(np.int64), 0, [height - 1, width - 1])
-    return np.asarray(field.truth.nuclei[nearest[:, 0], nearest[:, 1]] > 0, dtype=np.bool_)
+    nearest = np.clip(np.rint(measured.positions).astype(np.int64), 0, [height - 1, width - 1])
+    return measured.positions[field.truth.nuclei[nearest[:, 0], nearest[:, 1]] == 0]
 
 
-def _marker_size(width: int) -> float:
-    """Size in points squared of a ring about ten pixels across, on a panel of about 3.7 inches."""
-    return float(np.clip((10 / width * 3.7 * 72) ** 2, 16, 200))
-
-
-def _nuclei_title(run: str, count: int) -> str:
-    return f"{run}: {count} nuclei reported"
+def _separated(labels: LabelMap) -> BoolArray:
+    """Mask of all objects with a dark line between those that touch."""
+    inside = labels > 0
+    inside[:, 1:] &= (labels[:, 1:] == labels[:, :-1]) | (labels[:, :-1] == 0)
+    inside[1:, :] &= (labels[1:, :] == labels[:-1, :]) | (labels[:-1, :] == 0)
+    return inside

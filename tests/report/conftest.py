@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from artseg_models.images import write_image
 from artseg_models.report.comparison import FieldTruth
 from artseg_models.report.panels import FieldImages
 
@@ -15,7 +16,7 @@ SIDE = 100
 
 def square_nuclei(*corners: tuple[int, int]) -> np.ndarray:
     """Label map of nuclei of 10 x 10 pixels with these upper left corners (y, x)."""
-    labels = np.zeros((SIDE, SIDE), dtype=np.int32)
+    labels = np.zeros((SIDE, SIDE), dtype=np.uint16)
     for number, (y, x) in enumerate(corners, start=1):
         labels[y : y + 10, x : x + 10] = number
     return labels
@@ -36,11 +37,8 @@ def truth() -> list[FieldTruth]:
 @pytest.fixture
 def images() -> FieldImages:
     """Pictures of the field with the artifact."""
-    random = np.random.default_rng(0)
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[48:, 52:] = True
-    noise = random.normal(1000, 50, (2, SIDE, SIDE)).astype(np.uint16)
-    return FieldImages(noise[0], noise[1], mask)
+    noise = np.random.default_rng(0).normal(1000, 50, (2, SIDE, SIDE)).astype(np.uint16)
+    return FieldImages(noise[0], noise[1])
 
 
 @pytest.fixture
@@ -59,7 +57,7 @@ def without(tmp_path: Path) -> Path:
         (2, 64.5, 14.5, 100, 2000),
         (2, 74.5, 74.5, 100, 2000),
     ]
-    return _run(tmp_path / "without", nuclei, fractions=None)
+    return _run(tmp_path / "without", nuclei, masked=False)
 
 
 @pytest.fixture
@@ -74,14 +72,20 @@ def masked(tmp_path: Path) -> Path:
         (2, 64.5, 14.5, 100, 2000),
         (2, 74.5, 74.5, 100, 2000),
     ]
-    return _run(tmp_path / "masked", nuclei, fractions=(0.25, 0.0))
+    return _run(tmp_path / "masked", nuclei, masked=True)
 
 
-def _run(folder: Path, nuclei: list[tuple[int, float, float, int, float]], fractions: tuple[float, ...] | None) -> Path:
-    folder.mkdir()
-    lines = ["ImageNumber,Metadata_Well,Metadata_Site" + (",ArtSeg_AreaFraction_Artifacts" if fractions else "")]
-    for index, well in enumerate(("A01", "B01")):
-        lines.append(f"{index + 1},{well},1" + (f",{fractions[index]}" if fractions else ""))
+def _run(folder: Path, nuclei: list[tuple[int, float, float, int, float]], *, masked: bool) -> Path:
+    lines = ["ImageNumber,Metadata_Field,Metadata_Well,Metadata_Site"]
+    for number, well in enumerate(("A01", "B01"), start=1):
+        lines.append(f"{number},{well}_s1,{well},1")
+        own = [(int(y + 0.5), int(x + 0.5)) for image, y, x, _, _ in nuclei if image == number]
+        stem = folder / "images" / f"{well}_s1_brightfield"
+        write_image(stem.with_name(f"{stem.name}_nuclei.tiff"), square_nuclei(*[(y - 5, x - 5) for y, x in own]))
+        if masked:
+            mask = np.zeros((SIDE, SIDE), dtype=bool)
+            mask[50:, 50:] = well == "A01"
+            write_image(stem.with_name(f"{stem.name}_artifacts.tiff"), mask)
     (folder / "Image.csv").write_text("\n".join(lines) + "\n")
     lines = [
         "ImageNumber,ObjectNumber,AreaShape_Area,Intensity_MeanIntensity_Signal,Location_Center_X,Location_Center_Y"

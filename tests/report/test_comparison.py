@@ -64,6 +64,8 @@ def test_nuclei_are_told_apart_by_where_their_centres_lie(comparison: Comparison
     assert comparison.nuclei("masked", under_artifacts=True) == Counts(0, 0, 1)
     assert comparison.nuclei("without", under_artifacts=False) == Counts(7, 0, 0)
     assert comparison.nuclei("masked", under_artifacts=False) == Counts(7, 0, 0)
+    assert comparison.outlines("without") == Counts(7, 0, 0)
+    assert comparison.outlines("masked") == Counts(7, 0, 0)
     assert (comparison.false_nuclei("without"), comparison.false_nuclei("masked")) == (2, 0)
 
 

@@ -122,9 +122,9 @@ def test_the_most_affected_fields_are_shown_and_a_clean_one(comparison: Comparis
 
 def test_the_picture_is_small(comparison: Comparison, images: FieldImages, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
-    noise = np.random.default_rng(0).integers(0, 65535, (2, 900, 900)).astype(np.uint16)  # hardest to compress
-    field = comparison.fields[0]
-    write_picture(field, FieldImages(noise[0], noise[1], np.kron(images.mask, np.ones((9, 9))) > 0), path)
+    side = images.dna.shape[0]
+    noise = np.random.default_rng(0).integers(0, 65535, (2, side, side)).astype(np.uint16)  # hardest to compress
+    write_picture(comparison.fields[0], FieldImages(noise[0], noise[1]), path)
     assert path.stat().st_size < LARGEST_BYTES
     with Image.open(path) as picture:
         assert picture.width > 500
