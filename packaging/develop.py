@@ -3,6 +3,7 @@
     python packaging/develop.py demo      simulate, train, export, run CellProfiler, show the page
     python packaging/develop.py test      run the tests; what follows goes to pytest
     python packaging/develop.py check     run the linter and the type checker
+    python packaging/develop.py run       run a program of artseg's environment: run artseg segment --help
     python packaging/develop.py setup     only make the environments
 
 Two environments are made in `.environments/`: `artseg`, and `cellprofiler` with CellProfiler 5 and its own, older
@@ -292,15 +293,16 @@ def main(arguments: Sequence[str]) -> int:
     if sys.version_info < (3, 9):  # noqa: UP036 - whatever Python a system has may start this file
         raise SetupError("Expected Python 3.9 or later to start this script; start it with a newer Python.")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("setup", "demo", "test", "check"))
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments for artseg demo or pytest")
+    parser.add_argument("task", choices=("setup", "demo", "test", "check", "run"))
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments for artseg demo or pytest, or a program")
     asked = parser.parse_args(arguments)
 
     artseg, cellprofiler = artseg_environment(), cellprofiler_environment()
     started = time.monotonic()
     for environment in (artseg, cellprofiler):
         make(environment)
-    say(f"The environments are ready ({time.monotonic() - started:.0f} s).")
+    if asked.task != "run":
+        say(f"The environments are ready ({time.monotonic() - started:.0f} s).")
 
     python = str(artseg.program("python"))
     ruff = [python, "-m", "ruff"]
@@ -308,6 +310,7 @@ def main(arguments: Sequence[str]) -> int:
         "setup": [],
         "demo": [[str(artseg.program("artseg")), "demo", *asked.rest]],
         "test": [[python, "-m", "pytest", *asked.rest]],
+        "run": [[str(artseg.program(asked.rest[0])), *asked.rest[1:]]] if asked.rest else [],
         "check": [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "pyright"]],
     }
     codes = [run_inside(artseg, cellprofiler, command) for command in commands[asked.task]]

@@ -1,0 +1,86 @@
+"""Write dist/artseg-cellprofiler-plugin-VERSION.zip: what a user unzips into CellProfiler's plugins folder.
+
+python packaging/plugin_archive.py [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGINS = ROOT / "plugins"
+
+README = """ArtSeg {version}: the CellProfiler module SegmentArtifacts
+============================================================
+
+1. Unzip this file into CellProfiler's plugins folder. Its path stands in CellProfiler under
+   File > Preferences > "CellProfiler plugins directory"; set one if there is none.
+   segmentartifacts.py must lie directly in that folder, _artseg_client beside it.
+
+2. Install artseg, once on this computer, in a Python of its own (3.11 or newer); CellProfiler's own Python stays
+   as it is:
+
+       python -m venv artseg
+       artseg/bin/pip install artseg-{version}-py3-none-any.whl
+
+   with the wheel that comes with this archive (on Windows: artseg\\Scripts\\pip; and in step 3 the same way).
+
+3. Tell the module where it is. Either let artseg write it down:
+
+       artseg/bin/artseg cellprofiler install --help
+
+   or choose, in the module's settings, the Python of step 2 as "Python that has artseg".
+
+4. Start CellProfiler again. The module SegmentArtifacts is in the list of modules. The folder "pipelines" holds
+   an example with it, and the same one without it.
+"""
+
+
+def version() -> str:
+    """Read artseg's version without importing it."""
+    text = (ROOT / "artseg_models" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit('Expected a line __version__ = "..." in artseg_models/__init__.py, but there is none.')
+    return found.group(1)
+
+
+def plugin_files() -> list[Path]:
+    """List what belongs to the plugin, without what an installation or a run of it left behind."""
+    return sorted(
+        path
+        for path in PLUGINS.rglob("*")
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and not path.name.startswith(".")
+        and path.name != "installation.json"
+    )
+
+
+def write_archive(out: Path) -> Path:
+    """Write the archive, the same bytes for the same files; it appears whole or not at all."""
+    number = version()
+    archive = out / f"artseg-cellprofiler-plugin-{number}.zip"
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = archive.with_suffix(".unfinished")
+    contents = {str(path.relative_to(PLUGINS).as_posix()): path.read_bytes() for path in plugin_files()}
+    contents["README.txt"] = README.format(version=number).replace("\n", "\r\n").encode()  # for Windows' Notepad
+    contents["_artseg_client/LICENSE.txt"] = (ROOT / "LICENSE").read_bytes()
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o100644 << 16
+            opened.writestr(entry, content)
+    os.replace(unfinished, archive)
+    return archive
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the archive (default: dist)")
+    print(write_archive(parser.parse_args().out))
