@@ -185,6 +185,31 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
+class _Representer(ruyaml.RoundTripRepresenter):
+    """Writes 1e-06 as 1.0e-06, which YAML 1.1 (deepImageJ, older Python readers) takes for a text otherwise."""
+
+    def represent_float(self, data: float) -> Any:
+        """Represent a number."""
+        text = repr(data)
+        if "e" in text and "." not in text:
+            text = text.replace("e", ".0e")
+        representer: Any = self
+        return representer.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+cast("Any", _Representer).add_representer(float, _Representer.represent_float)
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write fields as YAML that readers of version 1.1 and 1.2 understand alike, in the order given."""
+    writer: Any = ruyaml.YAML()
+    writer.Representer = _Representer
+    writer.default_flow_style = False
+    writer.width = 120
+    with open(path, "w", encoding="utf-8", newline="\n") as opened:
+        writer.dump(content, opened)
+
+
 def read_description(content: Mapping[str, Any], *, source: str) -> Description:
     """Read the fields that running the model needs.
 

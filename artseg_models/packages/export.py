@@ -1,0 +1,384 @@
+"""From a finished training run to Model Zoo packages: `NAME-classifier.zip` and `NAME-unet.zip`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from artseg_models import __version__
+from artseg_models.bundle import cards_folder
+from artseg_models.errors import ArtSegError
+from artseg_models.files import sha256, whole_file
+from artseg_models.images import normalise
+from artseg_models.networks import resnet, unet
+from artseg_models.packages.cards import (
+    counts_table,
+    draw_cover,
+    epochs_text,
+    fill_card,
+    metrics_table,
+    settings_text,
+    stated,
+)
+from artseg_models.packages.rdf import load_yaml, write_yaml
+from artseg_models.packages.run import TrainedRun, read_run
+from artseg_models.packages.weights import TOLERANCE, WeightFile, write_weights
+from artseg_models.predict import artifact_objects
+
+logger = logging.getLogger(__name__)
+
+#: pixels along a side of the test image, before binning asks for more
+_TEST_SIDE = 192
+
+
+def export_packages(
+    run: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str = "0.1.0",
+    author: str = "ArtSeg developers",
+    maintainer: str | None = None,
+    licence: str = "BSD-3-Clause",
+) -> list[Path]:
+    """Write the packages of a run, both or none.
+
+    Every weight format is compared with the network at several image sizes, and the description is validated,
+    before anything appears in `out`.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder of `artseg train`.
+    out : Path
+        Folder for the packages; made where missing.
+    name : str, optional
+        Begins the files' names and ids; the run's name by default.
+    version : str
+        Version of the model.
+    author : str
+        Who trained the model.
+    maintainer : str, optional
+        GitHub user who answers questions; the Zoo asks for one.
+    licence : str
+        SPDX identifier.
+
+    Returns
+    -------
+    list of Path
+        The classifier's package, then the U-Net's.
+
+    Raises
+    ------
+    ArtSegError
+        The run is unfinished or damaged, a weight format differs from its network, a field is not valid in the Zoo,
+        or the files cannot be written. Packages that were there before are unchanged then.
+    """
+    trained = read_run(run)
+    slug = _slug(name if name is not None else trained.result.name)
+    with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
+        shared = _Shared(trained, slug, version=version, author=author, maintainer=maintainer, licence=licence)
+        classifier, unet_folder = Path(temporary) / "classifier", Path(temporary) / "unet"
+        for folder in (classifier, unet_folder):
+            folder.mkdir()
+        _fill_classifier(shared, classifier)
+        _fill_unet(shared, unet_folder, classifier_onnx=classifier / "weights.onnx")
+        for folder in (classifier, unet_folder):
+            _validate(folder)
+        paths = [out / shared.classifier_archive, out / shared.unet_archive]
+        with whole_file(paths[0]) as first, whole_file(paths[1]) as second:
+            _zip(classifier, first)
+            _zip(unet_folder, second)
+    for path in paths:
+        logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
+    return paths
+
+
+def _slug(name: str) -> str:
+    """Make an id of a name: the Zoo takes lower-case letters, digits and minus."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not slug:
+        raise ArtSegError(f"'{name}' has no letter or digit to make a package's name of. Choose another with --name.")
+    return slug
+
+
+class _Shared:
+    """What both packages of a run have in common."""
+
+    def __init__(
+        self, trained: TrainedRun, slug: str, *, version: str, author: str, maintainer: str | None, licence: str
+    ) -> None:
+        self.trained = trained
+        self.slug = slug
+        self.version = version
+        self.author = author
+        self.maintainer = maintainer
+        self.licence = licence
+        self.classifier_archive = f"{slug}-classifier.zip"
+        self.unet_archive = f"{slug}-unet.zip"
+        prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
+        self.classifier_id = f"{prefix}-classifier"
+        self.unet_id = f"{prefix}-unet"
+        self.probability = _probability(trained.unet, trained.sample)
+        self.test_image = _around_peak(
+            trained.sample,
+            self.probability,
+            max(_TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
+        )
+
+    def card_fields(self, *, model_name: str, archive: str, minimum_side: int) -> dict[str, Any]:
+        result = self.trained.result
+        return {
+            "name": model_name,
+            "archive": archive,
+            "minimum_side": minimum_side,
+            "classifier": result.classifier,
+            "unet": result.unet,
+            "classifier_id": self.classifier_id,
+            "unet_id": self.unet_id,
+            "unet_archive": self.unet_archive,
+            "cutoff": stated(result.cutoff, missing="0.5"),
+            "smallest_artifact_px": result.smallest_artifact_px,
+            "gate_threshold": stated(result.gate_threshold, missing="no gate"),
+            "pixel_size_um": stated(result.pixel_size_um, missing="unknown"),
+            "source": result.training.source,
+            "counts_table": counts_table(result.training.counts),
+            "epochs": epochs_text(result.training.epochs),
+            "method": result.method,
+            "scorecam_text": settings_text(result.scorecam, lead="Pseudo-labels by ScoreCAM"),
+            "validation_table": metrics_table(result.validation),
+            "tolerance": f"{TOLERANCE:g}",
+            "licence": self.licence,
+            "artseg_version": __version__,
+        }
+
+
+def _normalised(pixels: NDArray[Any]) -> torch.Tensor:
+    return torch.as_tensor(normalise(pixels)[None, None])
+
+
+def _probability(network: nn.Module, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return network(_normalised(pixels))[0, 0].numpy()
+
+
+def _around_peak(pixels: NDArray[Any], probability: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Cut the surroundings of the likeliest artifact, on odd sizes, so that tests see padding and a map not empty."""
+    height, width = min(side + 5, pixels.shape[0]), min(side + 12, pixels.shape[1])
+    peak_y, peak_x = np.unravel_index(int(probability.argmax()), probability.shape)
+    top = int(np.clip(peak_y - height // 2, 0, pixels.shape[0] - height))
+    left = int(np.clip(peak_x - width // 2, 0, pixels.shape[1] - width))
+    return pixels[top : top + height, left : left + width].astype(np.float32)
+
+
+def _shapes(binning: int) -> list[tuple[int, int]]:
+    """Sizes (y, x) to compare weight formats at: the smallest, long and thin, odd, and multiples of 32."""
+    smallest = 32 * binning
+    return [
+        (smallest, smallest),
+        (9 * smallest + 3 * binning + 1, smallest + 13),
+        (smallest + 1, 3 * smallest - 7),
+        (2 * smallest, 3 * smallest),
+    ]
+
+
+def _fill_classifier(shared: _Shared, folder: Path) -> None:
+    shape = shared.trained.result.classifier
+    network = shared.trained.classifier
+    weights = write_weights(
+        network,
+        folder,
+        architecture=Path(resnet.__file__),
+        arguments=shape.model_dump(),
+        output="probabilities",
+        output_axes=("batch", "channel"),
+        shapes=_shapes(shape.binning),
+    )
+    with torch.no_grad():
+        test_output = network(_normalised(shared.test_image)).numpy()
+        sample_output = network(_normalised(shared.trained.sample)).numpy()
+    _fill(
+        shared,
+        folder,
+        kind="artseg-classifier",
+        identifier=shared.classifier_id,
+        archive=shared.classifier_archive,
+        binning=shape.binning,
+        network=network,
+        weights=weights,
+        test_output=test_output,
+        sample_output=sample_output,
+        own={"gate_threshold": shared.trained.result.gate_threshold},
+    )
+
+
+def _fill_unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> None:
+    shape = shared.trained.result.unet
+    network = shared.trained.unet
+    weights = write_weights(
+        network,
+        folder,
+        architecture=Path(unet.__file__),
+        arguments=shape.model_dump(),
+        output="probability",
+        output_axes=("batch", "channel", "y", "x"),
+        shapes=_shapes(shape.binning),
+    )
+    attachment = folder / "classifier.onnx"
+    shutil.copyfile(classifier_onnx, attachment)
+    digest = sha256(attachment)
+    _fill(
+        shared,
+        folder,
+        kind="artseg-unet",
+        identifier=shared.unet_id,
+        archive=shared.unet_archive,
+        binning=shape.binning,
+        network=network,
+        weights=weights,
+        test_output=_probability(network, shared.test_image)[None, None],
+        sample_output=shared.probability,
+        own={
+            "cutoff": shared.trained.result.cutoff,
+            "smallest_artifact_px": shared.trained.result.smallest_artifact_px,
+            "gate_threshold": shared.trained.result.gate_threshold,
+            "classifier": {"id": shared.classifier_id, "attachment": attachment.name, "sha256": digest},
+        },
+        attachments=[{"source": attachment.name, "sha256": digest}],
+    )
+
+
+def _fill(
+    shared: _Shared,
+    folder: Path,
+    *,
+    kind: str,
+    identifier: str,
+    archive: str,
+    binning: int,
+    network: nn.Module,
+    weights: Mapping[str, WeightFile],
+    test_output: NDArray[np.float32],
+    sample_output: NDArray[np.float32],
+    own: Mapping[str, Any],
+    attachments: list[dict[str, str]] | None = None,
+) -> None:
+    """Write everything but the weights: tensors, cover, card and rdf.yaml."""
+    result = shared.trained.result
+    peak = float(test_output.max())
+    if not peak > 0:
+        raise ArtSegError(
+            f"The network of {identifier} gives nothing but 0 on {shared.trained.folder / 'sample.tiff'}, so that a "
+            "reader's test would pass on anything. Choose an image with an artifact, or train longer."
+        )
+    _write_array(folder / "test_input.npy", shared.test_image[None, None])
+    _write_array(folder / "test_output.npy", test_output)
+    tifffile.imwrite(folder / "sample_input.tif", shared.trained.sample, compression="zlib", metadata=None)
+    # the Zoo's readers take no .npy here, so the classifier's two numbers are an image as well
+    tifffile.imwrite(folder / "sample_output.tif", sample_output, compression="zlib", metadata=None)
+    labels = artifact_objects(
+        shared.probability, cutoff=result.cutoff, smallest_artifact_px=result.smallest_artifact_px
+    )
+    draw_cover(folder / "cover.png", shared.trained.sample, labels > 0)
+
+    sources = cards_folder() / kind
+    content = load_yaml(sources / "rdf.yaml")
+    model_name = f"{content['name']} ({shared.slug})"
+    minimum_side = 32 * binning
+    card = fill_card(
+        sources / "card.md",
+        shared.card_fields(model_name=model_name, archive=archive, minimum_side=minimum_side),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+    image, output = content["inputs"][0], content["outputs"][0]
+    for axis in image["axes"]:
+        if axis["type"] == "space":
+            axis["size"] = {"min": minimum_side, "step": 1}
+    image["test_tensor"] = _listed(folder / "test_input.npy")
+    image["sample_tensor"] = _listed(folder / "sample_input.tif")
+    output["test_tensor"] = _listed(folder / "test_output.npy")
+    output["sample_tensor"] = _listed(folder / "sample_output.tif")
+    config = content["config"]
+    config["bioimageio"] |= {
+        "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
+        # the Zoo allows at most a hundredth of the largest value
+        "reproducibility_tolerance": [
+            {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
+        ],
+    }
+    config["artseg"] = {
+        **own,
+        "binning": binning,
+        "pixel_size_um": result.pixel_size_um,
+        "training": result.training.model_dump(),
+        "scorecam": dict(result.scorecam),
+        "validation": dict(result.validation),
+        "artseg_version": __version__,
+    }
+    content |= {
+        "name": model_name,
+        "id": identifier,
+        "version": shared.version,
+        "authors": [{"name": shared.author}],
+        "license": shared.licence,
+        "documentation": "README.md",
+        "covers": ["cover.png"],
+        "attachments": attachments or [],
+        "weights": {name: dict(file.entry) for name, file in weights.items()},
+    }
+    if shared.maintainer is not None:
+        content["maintainers"] = [{"github_user": shared.maintainer}]
+    write_yaml(folder / "rdf.yaml", content)
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    np.save(path, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+
+
+def _listed(path: Path) -> dict[str, str]:
+    return {"source": path.name, "sha256": sha256(path)}
+
+
+def _validate(folder: Path) -> None:
+    """Let bioimageio.spec check the description and every file that it names."""
+    from bioimageio.spec import InvalidDescr, load_description
+
+    described = load_description(folder / "rdf.yaml", perform_io_checks=True)
+    if isinstance(described, InvalidDescr):
+        errors = [
+            f"{'.'.join(str(part) for part in error.loc)}: {error.msg}"
+            for detail in described.validation_summary.details
+            for error in detail.errors
+        ]
+        raise ArtSegError(
+            f"The description of {folder.name} is not valid in the Model Zoo: {'; '.join(errors)}. Nothing was "
+            "written; check the options given to export."
+        )
+
+
+def _zip(folder: Path, path: Path) -> None:
+    """Pack a folder; the same files give the same bytes.
+
+    TorchScript numbers its modules through the life of a process, so only the first exports of two processes agree.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: (file.name != "rdf.yaml", file.name))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for file in files:
+            member = zipfile.ZipInfo(file.name, (1980, 1, 1, 0, 0, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = 0o644 << 16
+            with open(file, "rb") as source, target.open(member, "w") as written:
+                shutil.copyfileobj(source, written, 2**20)

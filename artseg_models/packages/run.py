@@ -1,0 +1,155 @@
+"""What a training run left for export: two networks, their settings and figures, one image."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from artseg_models.errors import ArtSegError
+from artseg_models.files import read_json
+from artseg_models.images import check_pixels, read_image
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from artseg_models.networks.resnet import ResNet
+    from artseg_models.networks.unet import UNet
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ClassifierShape(_Part):
+    """Arguments of `networks.resnet.ResNet`."""
+
+    depth: int
+    width: int
+    binning: int
+
+
+class UNetShape(_Part):
+    """Arguments of `networks.unet.UNet`."""
+
+    width: int
+    levels: int
+    binning: int
+
+
+class Training(_Part):
+    """What the networks learned from: images by split and label."""
+
+    source: str
+    counts: Mapping[str, Mapping[str, int]]
+    epochs: Mapping[str, int] | int
+
+
+class RunResult(_Part):
+    """The run's `result.json`."""
+
+    name: str
+    method: str
+    classifier: ClassifierShape
+    unet: UNetShape
+    cutoff: float = Field(ge=0.0, le=1.0)
+    smallest_artifact_px: int = Field(ge=0)
+    gate_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    pixel_size_um: float | None = Field(default=None, gt=0.0)
+    training: Training
+    scorecam: Mapping[str, Any] = Field(default_factory=dict)
+    validation: Mapping[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    result : RunResult
+        Settings and figures.
+    classifier : ResNet
+        In evaluation mode, on the CPU.
+    unet : UNet
+        In evaluation mode, on the CPU.
+    sample : ndarray
+        (y, x), as stored: an image with an artifact, from the validation split.
+    """
+
+    folder: Path
+    result: RunResult
+    classifier: ResNet
+    unet: UNet
+    sample: NDArray[Any]
+
+
+def read_run(folder: Path) -> TrainedRun:
+    """Read what `artseg train` left in a run folder.
+
+    Raises
+    ------
+    ArtSegError
+        The run is unfinished, something is missing or damaged, or weights do not fit their network.
+    """
+    from artseg_models.networks.resnet import ResNet
+    from artseg_models.networks.unet import UNet
+
+    if not (folder / "result.json").is_file():
+        raise ArtSegError(
+            f"Expected a finished training run at {folder}, but it has no result.json. "
+            "Choose the folder given to `artseg train --out`, or let the training end."
+        )
+    try:
+        result = RunResult.model_validate(read_json(folder / "result.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtSegError(
+            f"{folder / 'result.json'}: the field {where} is wrong: {first['msg']}. Train again."
+        ) from error
+    classifier = ResNet(**result.classifier.model_dump())
+    unet = UNet(**result.unet.model_dump())
+    _load(classifier, folder / "classifier" / "network.pt")
+    _load(unet, folder / "unet" / "network.pt")
+    sample = folder / "sample.tiff"
+    if not sample.is_file():
+        raise ArtSegError(
+            f"Expected an image with an artifact at {sample}, for the package's test data and cover, but there is "
+            "none. Copy one from the validation images there."
+        )
+    pixels = read_image(sample).pixels
+    check_pixels(pixels, source=str(sample))
+    side = 32 * max(result.unet.binning, result.classifier.binning)
+    if min(pixels.shape) < side:
+        raise ArtSegError(
+            f"{sample} has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least {side} along each side, "
+            "because of the binning. Choose a larger image."
+        )
+    return TrainedRun(folder, result, classifier, unet, np.asarray(pixels))
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    import torch
+
+    if not path.is_file():
+        raise ArtSegError(
+            f"Expected trained weights at {path}, but there are none. Let the training end, or train again."
+        )
+    try:
+        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(state)
+    except (OSError, RuntimeError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ArtSegError(
+            f"The weights at {path} are damaged or of another network than result.json states: "
+            f"{str(error).splitlines()[0]} Train again."
+        ) from error
+    network.eval()

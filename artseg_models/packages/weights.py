@@ -1,0 +1,285 @@
+"""One network in three weight formats, each compared with the network itself before it is let out."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import shutil
+import struct
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from artseg_models.errors import ArtSegError
+from artseg_models.files import sha256
+
+logger = logging.getLogger(__name__)
+
+#: deepImageJ's ONNX Runtime 1.13 opens no newer ones
+OPSET = 17
+IR_VERSION = 8
+#: largest difference in probability between a weight format and the network
+TOLERANCE = 1e-4
+
+# these libraries' own types are incomplete
+_jit: Any = torch.jit
+_exporter: Any = torch.onnx
+_onnx: Any = onnx
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight format on disk.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    entry : mapping
+        What rdf.yaml says of it, with its SHA-256.
+    """
+
+    path: Path
+    entry: Mapping[str, Any]
+
+
+def write_weights(
+    network: nn.Module,
+    folder: Path,
+    *,
+    architecture: Path,
+    arguments: Mapping[str, int],
+    output: str,
+    output_axes: Sequence[str],
+    shapes: Sequence[tuple[int, int]],
+) -> dict[str, WeightFile]:
+    """Write state dict (with its architecture file), TorchScript and ONNX, and compare each with the network.
+
+    Parameters
+    ----------
+    network : Module
+        In evaluation mode on the CPU; takes (batch, 1, y, x) float32.
+    folder : Path
+        Where the files go.
+    architecture : Path
+        Python file that defines the network's class and needs nothing but torch.
+    arguments : mapping
+        What the class was built with.
+    output : str
+        Name of the output.
+    output_axes : sequence of str
+        'batch', 'channel', 'y', 'x' as the output has them.
+    shapes : sequence of (int, int)
+        Image sizes (y, x) to compare at.
+
+    Returns
+    -------
+    dict
+        Weight files by format, as rdf.yaml names them.
+
+    Raises
+    ------
+    ArtSegError
+        A format differs from the network by more than `TOLERANCE`, or is of another opset or IR than asked for.
+    """
+    copied = folder / architecture.name
+    shutil.copyfile(architecture, copied)
+    version = torch.__version__.split("+")[0]
+    state_dict, script, graph = (
+        folder / "weights.pt",
+        folder / "weights-torchscript.pt",
+        folder / "weights.onnx",
+    )
+    _write_state_dict(network, state_dict)
+    # traced at a size at which every padding and cropping step does something
+    example = torch.zeros(1, 1, 2 * shapes[0][0] + 5, 2 * shapes[0][1] + 11)
+    _write_torchscript(network, example, script)
+    _write_onnx(network, example, graph, output=output, output_axes=output_axes)
+
+    class_name = type(network).__name__
+    _compare(
+        network,
+        {
+            "pytorch_state_dict": _run_state_dict(copied, class_name, arguments, state_dict),
+            "torchscript": _run_torchscript(script),
+            "onnx": _run_onnx(graph),
+        },
+        shapes,
+    )
+    return {
+        "pytorch_state_dict": WeightFile(
+            state_dict,
+            {
+                "source": state_dict.name,
+                "sha256": sha256(state_dict),
+                "architecture": {
+                    "source": copied.name,
+                    "sha256": sha256(copied),
+                    "callable": class_name,
+                    "kwargs": dict(arguments),
+                },
+                "pytorch_version": version,
+            },
+        ),
+        "torchscript": WeightFile(
+            script,
+            {
+                "source": script.name,
+                "sha256": sha256(script),
+                "pytorch_version": version,
+                "parent": "pytorch_state_dict",
+            },
+        ),
+        "onnx": WeightFile(
+            graph,
+            {
+                "source": graph.name,
+                "sha256": sha256(graph),
+                "opset_version": OPSET,
+                "parent": "pytorch_state_dict",
+            },
+        ),
+    }
+
+
+def _write_state_dict(network: nn.Module, path: Path) -> None:
+    # through memory: torch would write the file's name into the file
+    written = io.BytesIO()
+    torch.save(network.state_dict(), written)
+    path.write_bytes(written.getvalue())
+
+
+def _write_torchscript(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    written = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        # tracing warns of Python numbers taken from shapes; the comparison at several shapes shows that all is well
+        warnings.simplefilter("ignore")
+        traced = _jit.trace(network, example, check_trace=False)
+        _jit.save(traced, written)
+    # the debug records name the folders of the machine that exported
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(path, "w") as target:
+        for record in source.infolist():
+            if record.filename.endswith(".debug_pkl"):
+                continue
+            _write_aligned(target, record.filename, source.read(record))
+
+
+def _write_aligned(target: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Store a record as torch does: uncompressed, its content starting at a multiple of 64 bytes."""
+    record = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    position = cast("io.BufferedWriter", target.fp).tell() + 30 + len(name.encode()) + 4
+    padding = -position % 64
+    record.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    target.writestr(record, content)
+
+
+def _write_onnx(
+    network: nn.Module, example: torch.Tensor, path: Path, *, output: str, output_axes: Sequence[str]
+) -> None:
+    dynamic = {
+        "image": {0: "batch", 2: "y", 3: "x"},
+        output: {index: axis for index, axis in enumerate(output_axes) if axis != "channel"},
+    }
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # the newer exporter silently writes a newer opset
+        _exporter.export(
+            network,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=[output],
+            dynamic_axes=dynamic,
+        )
+    model = _onnx.load(str(path))
+    _onnx.checker.check_model(model)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if (opset, model.ir_version) != (OPSET, IR_VERSION):
+        raise ArtSegError(
+            f"The ONNX file came out with opset {opset} and IR {model.ir_version}; expected {OPSET} and {IR_VERSION}, "
+            "which every reader opens. Install the version of torch that packaging/ names."
+        )
+
+
+def _run_state_dict(architecture: Path, class_name: str, arguments: Mapping[str, int], state_dict: Path) -> Run:
+    """Build the network from the copied file, as a reader of the package does."""
+    name = f"_artseg_exported_{architecture.stem}"
+    specification = importlib.util.spec_from_file_location(name, architecture)
+    if specification is None or specification.loader is None:
+        raise ArtSegError(f"Could not read the architecture file {architecture}.")
+    module = importlib.util.module_from_spec(specification)
+    written_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        specification.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written_bytecode
+    network = cast("nn.Module", getattr(module, class_name)(**arguments))
+    network.load_state_dict(torch.load(state_dict, map_location="cpu", weights_only=True))
+    return _run_module(network.eval())
+
+
+def _run_torchscript(path: Path) -> Run:
+    loaded = _jit.load(str(path), map_location="cpu")
+    return _run_module(loaded)
+
+
+def _run_module(network: Callable[[torch.Tensor], torch.Tensor]) -> Run:
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return network(torch.as_tensor(image)).numpy()
+
+    return run
+
+
+def _run_onnx(path: Path) -> Run:
+    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run(None, {"image": image})[0]
+
+    return run
+
+
+def _compare(network: nn.Module, formats: Mapping[str, Run], shapes: Sequence[tuple[int, int]]) -> None:
+    random = np.random.default_rng(0)
+    reference = _run_module(network)
+    largest = dict.fromkeys(formats, 0.0)
+    for index, (height, width) in enumerate(shapes):
+        image = random.standard_normal((1 + index % 2, 1, height, width), dtype=np.float32)
+        expected = reference(image)
+        for name, run in formats.items():
+            found = run(image)
+            if found.shape != expected.shape:
+                raise ArtSegError(
+                    f"The exported {name} gives the shape {found.shape} where the network gives {expected.shape}, for "
+                    f"an image of {height} x {width} pixels. Nothing was written; please report this."
+                )
+            difference = float(np.abs(found.astype(np.float64) - expected).max())
+            if not difference <= TOLERANCE:  # also where it is not a number
+                raise ArtSegError(
+                    f"The exported {name} differs from the network by {difference:.2g} for an image of "
+                    f"{height} x {width} pixels; at most {TOLERANCE:g} is allowed. Nothing was written; "
+                    "check the weights for values that are not numbers, and train again."
+                )
+            largest[name] = max(largest[name], difference)
+    logger.info(
+        "%s: largest difference to the network: %s",
+        type(network).__name__,
+        ", ".join(f"{name} {difference:.1e}" for name, difference in largest.items()),
+    )
