@@ -1,0 +1,308 @@
+"""Artifacts: what each does to the light of every channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from artseg_models.simulate.optics import fast_length, transmitted
+from artseg_models.simulate.shapes import (
+    Floats,
+    broad_blur,
+    distance_to_curve,
+    draw_curve,
+    draw_outline,
+    gaussian,
+    grain,
+    smooth_field,
+    splat,
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A window with one artifact and what it does to each channel.
+
+    Attributes
+    ----------
+    transmission : ndarray of float of shape (y, x)
+        Factor on the brightfield light; 1 leaves it.
+    shade : ndarray of float of shape (y, x)
+        Factor on the fluorescence of what lies there; 1 leaves it.
+    dna_glow, signal_glow : ndarray of float of shape (y, x)
+        Own light: 1 is a typical nucleus, a typical cell's middle.
+    magnification : float
+        What lies under it is seen that much larger; 1 leaves it.
+    """
+
+    transmission: Floats
+    shade: Floats
+    dna_glow: Floats
+    signal_glow: Floats
+    magnification: float = 1.0
+
+
+@dataclass
+class _Layer:
+    """An artifact in the making: matter in a window."""
+
+    phase: Floats
+    absorption: Floats
+    dna: Floats
+    signal: Floats
+
+
+def _layer(height: int, width: int) -> _Layer:
+    shape = (fast_length(height), fast_length(width))
+    empty = np.zeros(shape, dtype=np.float32)
+    return _Layer(empty, empty.copy(), empty.copy(), empty.copy())
+
+
+def _square(reach: float) -> _Layer:
+    return _layer(2 * math.ceil(reach) + 1, 2 * math.ceil(reach) + 1)
+
+
+def _see(layer: _Layer, *, defocus: float, haze: float, shading: float = 1.0) -> Artifact:
+    """Look at matter: brightfield at `defocus`, fluorescence blurred by `haze` pixels."""
+    shade = np.exp(-2 * shading * layer.absorption)
+
+    def blurred(image: Floats) -> Floats:
+        return broad_blur(image, haze) if haze >= 3 else gaussian(image, max(haze, 0.8))
+
+    return Artifact(
+        transmission=transmitted(layer.phase, layer.absorption, defocus=defocus),
+        shade=blurred(shade.astype(np.float32)),
+        dna_glow=blurred(layer.dna),
+        signal_glow=blurred(layer.signal),
+    )
+
+
+def _focus(random: np.random.Generator, *, widest: float) -> tuple[float, float]:
+    """Draw a defocus in squared pixels, sharp more often than not, and the fluorescence blur that goes with it."""
+    away = random.uniform(0, 1) ** 2 * widest
+    return random.choice([-1.0, 1.0]) * (1.5 + away), 0.9 + 0.55 * math.sqrt(away)
+
+
+def _blob(
+    random: np.random.Generator, layer: _Layer, y: float, x: float, radius: float, *, waves: float
+) -> tuple[tuple[slice, slice], Floats]:
+    """Relative distance from the middle of an irregular blob, and where in the layer it lies."""
+    outline = draw_outline(
+        random, radius=radius, elongation=random.uniform(1, 1.9), waves=waves, roughness=random.uniform(0, 0.12)
+    )
+    row, column, reach = int(y), int(x), outline.reach + 1
+    relative, _ = outline.relative_distance(y=y - row, x=x - column, reach=reach)
+    height, width = layer.phase.shape
+    top, left, bottom, right = max(0, row - reach), max(0, column - reach), row + reach + 1, column + reach + 1
+    own = relative[top - row + reach : height - row + reach, left - column + reach : width - column + reach]
+    return (slice(top, min(bottom, height)), slice(left, min(right, width))), own
+
+
+def _dust(random: np.random.Generator, size: float) -> Artifact:
+    """Draw a speck that swallows light, now and then with a lint of its own glow."""
+    radius = max(2.0, size / 2)
+    defocus, haze = _focus(random, widest=120)
+    layer = _square(radius * 2.6 + 14 + 3 * haze)
+    middle = layer.phase.shape[0] / 2
+    where, relative = _blob(random, layer, middle, middle, radius, waves=0.3)
+    solid = np.clip((1 - relative) * radius / 1.5 + 0.5, 0, 1)
+    texture = np.clip(1 + 0.35 * smooth_field(random, relative.shape, 6), 0.2, 2)
+    layer.absorption[where] = random.uniform(0.35, 1.6) * solid * texture
+    layer.phase[where] = random.uniform(0.0, 2.0) * solid * texture
+    if random.uniform() < 0.35:
+        layer.dna[where] = random.uniform(0.1, 0.9) * solid * texture
+        layer.signal[where] = random.uniform(0.05, 0.5) * solid * texture
+    return _see(layer, defocus=defocus, haze=haze)
+
+
+def _fibre(random: np.random.Generator, size: float) -> Artifact:
+    """Draw a hair or textile fibre: long, of even width, lens-like, often glowing in the blue."""
+    length = size * 4
+    width = random.uniform(1.6, 5.5) * (1.4 if size > 90 else 1)
+    defocus, haze = _focus(random, widest=150)
+    y, x = draw_curve(random, length=length, bend=random.uniform(0.2, 2.2))
+    margin = width + 16 + 3 * haze
+    layer = _layer(math.ceil(np.ptp(y) + 2 * margin), math.ceil(np.ptp(x) + 2 * margin))
+    distance = distance_to_curve(layer.phase.shape, y - y.min() + margin, x - x.min() + margin)
+    wide = width * (1 + 0.12 * smooth_field(random, layer.phase.shape, 40))
+    chord = np.sqrt(np.clip(1 - (distance / wide) ** 2, 0, 1))
+    layer.phase = (random.uniform(0.8, 4.0) * chord).astype(np.float32)
+    layer.absorption = (random.uniform(0.08, 0.7) * chord).astype(np.float32)
+    glow = chord * np.clip(1 + 0.25 * smooth_field(random, layer.phase.shape, 14), 0.2, 2)
+    layer.dna = (random.uniform(0.0, 1.6) * glow).astype(np.float32)
+    layer.signal = (random.uniform(0.0, 0.9) * glow).astype(np.float32)
+    return _see(layer, defocus=defocus, haze=haze)
+
+
+def _debris(random: np.random.Generator, size: float) -> Artifact:
+    """Draw a scatter of refracting fragments of cells and plastic."""
+    defocus, haze = _focus(random, widest=40)
+    spread = max(3.0, size / 2)
+    layer = _square(2.2 * spread + 16)
+    middle = layer.phase.shape[0] / 2
+    for _ in range(int(np.clip(random.poisson(4 + spread / 2.5), 3, 70))):
+        y, x = middle + random.normal(0, spread / 1.8, 2)
+        radius = min(random.gamma(3, 0.9) + 1.2, 8)
+        if not (0 <= y < layer.phase.shape[0] and 0 <= x < layer.phase.shape[1]):
+            continue
+        where, relative = _blob(random, layer, y, x, radius, waves=0.35)
+        solid = np.clip((1 - relative) * radius / 1.2, 0, 1)
+        layer.phase[where] += random.uniform(0.8, 3.0) * solid
+        layer.absorption[where] += random.uniform(0, 0.35) * solid
+        layer.dna[where] += random.choice([0.0, 0.0, random.uniform(0.2, 1.2)]) * solid
+        layer.signal[where] += random.uniform(0.0, 0.9) * solid
+    return _see(layer, defocus=defocus, haze=haze)
+
+
+def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
+    """Draw dead cells heaped up: strong refraction in brightfield, bright blurred false nuclei in the stain."""
+    spread = max(7.0, size / 2)
+    defocus = random.choice([-1.0, 1.0]) * random.uniform(2, 9)
+    haze = random.uniform(1.2, 3.5) + 0.015 * size
+    layer = _square(2.0 * spread + 24)
+    height = layer.phase.shape[0]
+    middle = height / 2
+    stretch = random.uniform(1, 2)
+    turn = random.uniform(0, np.pi)
+    for _ in range(int(np.clip(1.1 * (spread / 5.5) ** 1.7, 3, 160))):
+        along, across = random.normal(0, spread / 2.0, 2) * np.array([stretch, 1 / stretch])
+        y = middle + along * math.sin(turn) + across * math.cos(turn)
+        x = middle + along * math.cos(turn) - across * math.sin(turn)
+        if not (0 <= y < height and 0 <= x < height):
+            continue
+        radius = random.uniform(3.5, 8.5)
+        where, relative = _blob(random, layer, y, x, radius, waves=0.18)
+        cap = np.sqrt(np.clip(1 - relative**2, 0, 1))
+        layer.phase[where] += random.uniform(1.2, 3.6) * cap
+        layer.absorption[where] += random.uniform(0.02, 0.2) * cap
+        core = np.clip((0.75 - relative) * 3, 0, 1)
+        layer.dna[where] += random.choice([0.1, 0.5, 1.0, 2.0]) * random.uniform(0.5, 1.3) * core
+        layer.signal[where] += random.uniform(0.1, 1.1) * cap
+    body = np.clip(layer.absorption / 0.08, 0, 1)
+    layer.phase = (layer.phase + 0.7 * grain(random, layer.phase.shape, 1.3) * body).astype(np.float32)
+    cloud = random.uniform(0.1, 0.5) * broad_blur(body, 5 + 0.06 * size)
+    layer.dna = layer.dna + cloud
+    layer.signal = layer.signal + cloud
+    return _see(layer, defocus=defocus, haze=haze, shading=0.5)
+
+
+def _bubble(random: np.random.Generator, size: float) -> Artifact:
+    """Draw air under the cover or in the medium: a dark thick rim, a bright middle, what lies below bent."""
+    radius = max(5.0, size / 2)
+    soft = random.uniform(0.8, 1.5 + 0.03 * radius)
+    layer = _square(radius * 1.25 + 14 + 3 * soft)
+    outline = draw_outline(random, radius=radius, elongation=random.uniform(1, 1.12), waves=0.02)
+    relative, _ = outline.relative_distance(y=0.5, x=0.5, reach=layer.phase.shape[0] // 2)
+    relative = relative[: layer.phase.shape[0], : layer.phase.shape[1]]
+    if relative.shape != layer.phase.shape:
+        relative = np.pad(
+            relative,
+            ((0, layer.phase.shape[0] - relative.shape[0]), (0, layer.phase.shape[1] - relative.shape[1])),
+            mode="edge",
+        )
+    rim = random.uniform(0.55, 0.85)
+    ring = np.exp(-(np.abs((relative - (1 + rim) / 2) / ((1 - rim) / 2)) ** 3))
+    bright = np.exp(-(((relative - rim + 0.02) / 0.05) ** 2))
+    fringe = np.exp(-(((relative - 1.05) * radius / 2.2) ** 2))
+    light = 1 - random.uniform(0.45, 0.92) * ring + random.uniform(0.05, 0.5) * bright
+    light = light + random.uniform(0.05, 0.25) * fringe + random.uniform(-0.08, 0.12) * (relative < rim)
+    inside = np.clip((1 - relative) * radius / 2, 0, 1).astype(np.float32)
+    edge = np.exp(-(((relative - 0.97) * radius / 2.5) ** 2))
+    return Artifact(
+        transmission=gaussian(light.astype(np.float32), soft),
+        shade=gaussian((1 - random.uniform(0.2, 0.7) * inside).astype(np.float32), soft + 0.8),
+        dna_glow=gaussian((random.uniform(0.0, 0.3) * edge).astype(np.float32), soft + 0.8),
+        signal_glow=gaussian((random.uniform(0.0, 0.3) * edge).astype(np.float32), soft + 0.8),
+        magnification=random.uniform(0.75, 1.5),
+    )
+
+
+def _blurred_blob(random: np.random.Generator, size: float) -> Artifact:
+    """Draw dust far from focus, on the lid or a lens: a soft shadow, sometimes with a ring."""
+    radius = max(6.0, size / 2)
+    soft = random.uniform(0.22, 0.45) * radius
+    layer = _square(1.8 * radius + 3 * soft + 6)
+    middle = layer.phase.shape[0] / 2
+    where, relative = _blob(random, layer, middle, middle, radius, waves=0.15)
+    ring = random.uniform(0, 0.8)
+    profile = np.clip((1 - relative) * 4, 0, 1) * (1 - ring * np.clip(1 - relative / 0.6, 0, 1))
+    layer.absorption[where] = profile
+    dark = random.uniform(0.12, 0.5) * random.choice([1.0, 1.0, 1.0, -0.5])
+    light = 1 - dark * broad_blur(layer.absorption, max(3.0, soft))
+    glow = broad_blur(layer.absorption, max(3.0, 1.5 * soft)) * random.choice([0.0, 0.0, random.uniform(0.1, 0.5)])
+    shade = 1 - max(0.0, dark) * random.uniform(0.4, 1.2) * broad_blur(layer.absorption, max(3.0, 1.2 * soft))
+    return Artifact(light, shade, glow, 0.7 * glow)
+
+
+def _bacteria(random: np.random.Generator, size: float) -> Artifact:
+    """Draw a colony of rods, which every DNA dye stains."""
+    spread = max(5.0, size / 2)
+    defocus, haze = _focus(random, widest=8)
+    layer = _square(2.6 * spread + 18)
+    middle = layer.phase.shape[0] / 2
+    count = int(np.clip(random.uniform(0.5, 1.5) * 0.09 * spread**2 + 8, 8, 900))
+    nests = int(random.integers(1, 5))
+    nest = random.normal(0, spread / 2, (2, nests))
+    chosen = random.integers(0, nests, count)
+    y, x = middle + nest[:, chosen] + random.normal(0, spread / 2.4, (2, count))
+    turn = random.uniform(0, 2 * np.pi, count)
+    reach = random.uniform(1.2, 3.2, count)
+    along = np.linspace(-1, 1, 7)[:, None] * reach
+    rows, columns = (y + along * np.sin(turn)).ravel(), (x + along * np.cos(turn)).ravel()
+    rods = np.minimum(gaussian(splat(layer.phase.shape, rows, columns, 1.0), 0.75), 1.6)
+    layer.phase = (random.uniform(0.9, 2.0) * rods).astype(np.float32)
+    layer.absorption = (random.uniform(0.02, 0.12) * rods).astype(np.float32)
+    layer.dna = (random.uniform(0.15, 0.8) * rods).astype(np.float32)
+    layer.signal = (random.uniform(0.0, 0.4) * rods).astype(np.float32)
+    return _see(layer, defocus=defocus, haze=haze, shading=0.3)
+
+
+def _scratch(random: np.random.Generator, size: float) -> Artifact:
+    """Draw scratches in the plate's bottom: thin, nearly straight, ragged."""
+    length = size * 3.5
+    defocus, haze = _focus(random, widest=25)
+    lines = int(random.integers(1, 4))
+    y, x = draw_curve(random, length=length, bend=random.uniform(0.02, 0.25))
+    margin = 34 + 3 * haze
+    layer = _layer(math.ceil(np.ptp(y) + 2 * margin), math.ceil(np.ptp(x) + 2 * margin))
+    shape = layer.phase.shape
+    for _ in range(lines):
+        part = slice(int(random.uniform(0, 0.3) * len(y)), max(3, int(random.uniform(0.7, 1) * len(y))))
+        aside = random.normal(0, 6, 2) if lines > 1 else np.zeros(2)
+        distance = distance_to_curve(
+            shape, y[part] - y.min() + margin + aside[0], x[part] - x.min() + margin + aside[1]
+        )
+        width = random.uniform(0.9, 2.6) * np.clip(1 + 0.5 * smooth_field(random, shape, 9), 0.25, 2.2)
+        groove = np.exp(-((distance / width) ** 2))
+        layer.phase -= (random.uniform(0.8, 3.0) * groove).astype(np.float32)
+        layer.absorption += (random.uniform(0.02, 0.35) * groove).astype(np.float32)
+    layer.signal = (random.uniform(0, 0.15) * np.minimum(layer.absorption * 5, 1)).astype(np.float32)
+    return _see(layer, defocus=defocus, haze=haze)
+
+
+ARTIFACTS: dict[str, Callable[[np.random.Generator, float], Artifact]] = {
+    "dust": _dust,
+    "fibre": _fibre,
+    "debris": _debris,
+    "dead clump": _dead_clump,
+    "bubble": _bubble,
+    "out-of-focus blob": _blurred_blob,
+    "bacteria": _bacteria,
+    "scratch": _scratch,
+}
+"""Kinds of artifacts: each draws one about `size` pixels wide (a fibre or a scratch is longer)."""
+
+LARGEST: dict[str, float] = {
+    "dust": 60.0,
+    "fibre": 150.0,
+    "debris": 150.0,
+    "dead clump": 190.0,
+    "bubble": 240.0,
+    "out-of-focus blob": 200.0,
+    "bacteria": 150.0,
+    "scratch": 130.0,
+}
+"""Largest size of a kind in pixels."""

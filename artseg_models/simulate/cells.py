@@ -1,0 +1,197 @@
+"""Live cells: outlines, thickness, organelles, nuclei and stains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artseg_models.simulate.shapes import Floats, Outline, draw_outline, gaussian, grain, smooth_field, splat
+
+_NUCLEUS_RADIUS = (7.5, 12.0)
+"""Smallest and largest in pixels: 15 to 24 pixels across, which CellProfiler's usual settings find."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The live cells of a canvas.
+
+    Attributes
+    ----------
+    phase : ndarray of float of shape (y, x)
+        Optical path in radians.
+    absorption : ndarray of float of shape (y, x)
+        Logarithm of the amplitude lost.
+    dna, signal : ndarray of float of shape (y, x)
+        Dye: 1 in a typical nucleus, in a typical cell's middle.
+    nuclei, cells : ndarray of int32 of shape (y, x)
+        Label maps with the same number for a cell and its nucleus; 0 is background.
+    """
+
+    phase: Floats
+    absorption: Floats
+    dna: Floats
+    signal: Floats
+    nuclei: NDArray[np.int32]
+    cells: NDArray[np.int32]
+
+
+def _place(random: np.random.Generator, shape: tuple[int, int], count: int) -> NDArray[np.float64]:
+    """Draw cell centres that keep apart and gather in loose groups."""
+    crowd = smooth_field(random, shape, 130)
+    places: list[tuple[float, float]] = []
+    for _ in range(30 * count):
+        if len(places) == count:
+            break
+        y, x = random.uniform(0, shape[0]), random.uniform(0, shape[1])
+        if random.uniform() > 1 / (1 + np.exp(-1.5 * crowd[int(y), int(x)])):
+            continue
+        apart = random.uniform(24, 42)
+        if all((y - other[0]) ** 2 + (x - other[1]) ** 2 > apart**2 for other in places):
+            places.append((y, x))
+    return np.asarray(places, dtype=np.float64).reshape(-1, 2)
+
+
+def _draw_cell(random: np.random.Generator, turn: float) -> Outline:
+    kind = random.uniform()
+    turn = turn + random.normal(0, 0.6)
+    if kind < 0.3:  # spindle
+        return draw_outline(
+            random, radius=random.uniform(20, 28), elongation=random.uniform(2.2, 4.5), turn=turn, waves=0.12,
+            roughness=0.02, tips=int(random.integers(1, 3)), tip_length=0.5,
+        )  # fmt: skip
+    if kind < 0.7:  # spread, with corners
+        return draw_outline(
+            random, radius=random.uniform(24, 38), elongation=random.uniform(1.1, 2.0), turn=turn, waves=0.25,
+            roughness=0.03, tips=int(random.integers(2, 6)), tip_length=0.45,
+        )  # fmt: skip
+    return draw_outline(
+        random, radius=random.uniform(20, 32), elongation=random.uniform(1.0, 1.7), turn=turn, waves=0.2,
+        roughness=0.04, tips=int(random.integers(0, 3)), tip_length=0.3,
+    )  # fmt: skip
+
+
+def _window(y: int, x: int, reach: int, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where a window of a shape's own lies in the canvas, and which part of it."""
+    top, left = max(0, y - reach), max(0, x - reach)
+    bottom, right = min(shape[0], y + reach + 1), min(shape[1], x + reach + 1)
+    return (slice(top, bottom), slice(left, right)), (
+        slice(top - y + reach, bottom - y + reach),
+        slice(left - x + reach, right - x + reach),
+    )
+
+
+def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: int, signal_level: float) -> Cells:
+    """Draw the live cells of a canvas.
+
+    Parameters
+    ----------
+    random : numpy.random.Generator
+        Source of chance.
+    shape : tuple of int
+        (y, x) of the canvas.
+    count : int
+        How many cells to try; fewer find room where it is crowded.
+    signal_level : float
+        How much of the signal stain cells take up, 1 is usual.
+    """
+    places = _place(random, shape, count)
+    turn = random.uniform(0, np.pi)
+    nearest = np.full(shape, 1.0, dtype=np.float32)
+    cells = np.zeros(shape, dtype=np.int32)
+    nuclei = np.zeros(shape, dtype=np.int32)
+    phase = np.zeros(shape, dtype=np.float32)
+    nuclear = np.zeros(shape, dtype=np.float32)
+    rim = np.zeros(shape, dtype=np.float32)
+    dna = np.zeros(shape, dtype=np.float32)
+    stain = np.zeros(shape, dtype=np.float32)
+    organelles: list[NDArray[np.float64]] = []
+    nucleoli: list[NDArray[np.float64]] = []
+    for number, (y, x) in enumerate(places, start=1):
+        row, column = int(y), int(x)
+        round_cell = random.uniform() < 0.04
+        outline = (
+            draw_outline(random, radius=random.uniform(11, 14), elongation=random.uniform(1, 1.15), waves=0.04)
+            if round_cell
+            else _draw_cell(random, turn)
+        )
+        reach = outline.reach + 1
+        canvas, own = _window(row, column, reach, shape)
+        relative, distance = outline.relative_distance(y=y - row, x=x - column, reach=reach)
+        relative, distance = relative[own], distance[own]
+        inside = relative < nearest[canvas]
+        cells[canvas][inside] = number
+        nearest[canvas][inside] = relative[inside]
+        depth = np.clip((1 - relative) * np.minimum(outline.radii.mean(), 30), 0, None)  # about pixels from the rim
+        dome = np.clip(1 - relative**2, 0, 1)
+        ruffle = np.clip(smooth_field(random, relative.shape, 18) + 0.2, 0, 2)
+        if round_cell:
+            phase[canvas] += random.uniform(2.5, 4.5) * np.sqrt(dome)
+        else:
+            height = random.uniform(0.7, 1.3)
+            phase[canvas] += height * (0.25 * np.clip(depth / 2.5, 0, 1) + 0.9 * dome**2)
+            rim[canvas] += height * ruffle * np.exp(-(((depth - 2.0) / 1.3) ** 2)) * (relative < 1)
+        level = signal_level * random.lognormal(0, 0.25)
+        stain[canvas] = np.maximum(
+            stain[canvas], (level * (0.12 * np.clip(depth / 3, 0, 1) + 0.95 * dome**1.8)).astype(np.float32)
+        )
+        # the nucleus sits a little off the middle
+        offset = random.normal(0, 0.08 * float(outline.radii.min()), 2)
+        nucleus = draw_outline(
+            random,
+            radius=random.uniform(*_NUCLEUS_RADIUS) * (0.8 if round_cell else 1),
+            elongation=random.uniform(1.0, 1.7),
+            waves=0.13,
+        )
+        ny, nx = y + offset[0], x + offset[1]
+        row, column = int(ny), int(nx)
+        reach = nucleus.reach + 4
+        canvas, own = _window(row, column, reach, shape)
+        if canvas[0].start >= canvas[0].stop or canvas[1].start >= canvas[1].stop:
+            continue
+        relative, _ = nucleus.relative_distance(y=ny - row, x=nx - column, reach=reach)
+        relative = relative[own]
+        inside = (relative < 1) & (nuclei[canvas] == 0)
+        nuclei[canvas][inside] = number
+        cells[canvas][inside] = number
+        radius = float(nucleus.radii.mean())
+        soft = np.clip((1 - relative) * radius / 2.0 + 0.5, 0, 1)
+        nuclear[canvas] = np.maximum(nuclear[canvas], soft)
+        # cells before division hold twice the DNA
+        content = random.choice([1.0, 1.0, 1.0, 1.9]) * random.lognormal(0, 0.12)
+        density = content * (9.5 / radius) ** 2 * (1.8 if round_cell else 1)
+        chromatin = 1 + 0.22 * grain(random, relative.shape, 1.6) + 0.15 * smooth_field(random, relative.shape, 7)
+        profile = soft * (0.75 + 0.25 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
+        dna[canvas] = np.maximum(dna[canvas], (density * profile * np.clip(chromatin, 0.3, 2)).astype(np.float32))
+        spots = int(random.integers(1, 4))
+        angle, away = random.uniform(0, 2 * np.pi, spots), random.uniform(0, 0.55, spots) * radius
+        nucleoli.append(np.stack([ny + away * np.sin(angle), nx + away * np.cos(angle)]))
+        if not round_cell:
+            grains = int(random.integers(30, 120))
+            angle = random.uniform(0, 2 * np.pi, grains)
+            away = radius + random.gamma(1.6, 0.16 * float(outline.radii.mean()), grains)
+            edge = outline.radii[(angle / (2 * np.pi) * len(outline.radii)).astype(np.int64)] * 0.9
+            keep = away < edge
+            organelles.append(np.stack([y + (away * np.sin(angle)), x + (away * np.cos(angle))])[:, keep])
+    body = cells > 0
+    texture = gaussian(body.astype(np.float32), 1.5)
+    points = np.concatenate(organelles, axis=1) if organelles else np.zeros((2, 0))
+    sign = random.choice([-0.6, 1.0, 1.0], points.shape[1]) * random.gamma(3, 0.9, points.shape[1])
+    fine = gaussian(splat(shape, points[0], points[1], sign), 0.9)
+    spots = np.concatenate(nucleoli, axis=1) if nucleoli else np.zeros((2, 0))
+    dots = gaussian(splat(shape, spots[0], spots[1], random.uniform(6, 14, spots.shape[1])), 1.7)
+    phase += 0.25 * rim + fine * texture + 0.06 * grain(random, shape, 1.4) * texture
+    phase += 0.05 * grain(random, shape, 3.0) * texture - 0.22 * nuclear + 0.6 * dots * nuclear
+    vesicles = np.abs(fine)
+    stain *= np.clip(1 + 0.12 * grain(random, shape, 2.2) + 0.1 * grain(random, shape, 5.0), 0.3, 2)
+    stain *= 1 + 0.5 * np.minimum(vesicles, 1.0)
+    dna *= np.clip(1 - 1.4 * dots, 0.35, 1)
+    return Cells(
+        phase=phase.astype(np.float32),
+        absorption=(0.05 * vesicles + 0.004 * texture).astype(np.float32),
+        dna=dna.astype(np.float32),
+        signal=stain.astype(np.float32),
+        nuclei=nuclei,
+        cells=cells,
+    )

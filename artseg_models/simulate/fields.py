@@ -1,0 +1,273 @@
+"""Whole fields of view, with and without artifacts, and their truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
+
+from artseg_models.errors import ArtSegError
+from artseg_models.images import MINIMUM_SIDE
+from artseg_models.simulate.artifacts import ARTIFACTS, LARGEST, Artifact
+from artseg_models.simulate.cells import draw_cells
+from artseg_models.simulate.optics import Look, draw_look, fast_length, illumination, photograph, transmitted
+from artseg_models.simulate.shapes import Floats, broad_blur, gaussian, smooth_field
+
+VISIBLE_CHANGE = 0.05
+"""A pixel belongs to an artifact where the artifact changes the brightfield light by this share or more."""
+
+MOST_COVERED = 0.25
+"""No field is covered by artifacts beyond this share."""
+
+_MARGIN = 48
+"""Pixels drawn around the field and cut off, so that cells lie across its border."""
+_SMALLEST_MASK = 25
+_TRIES = 12
+
+_fill_holes = cast(
+    "Callable[..., NDArray[np.bool_]]",
+    ndimage.binary_fill_holes,  # pyright: ignore[reportUnknownMemberType]
+)
+_close = cast(
+    "Callable[..., NDArray[np.bool_]]",
+    ndimage.binary_closing,  # pyright: ignore[reportUnknownMemberType]
+)
+_sample = cast("Callable[..., Floats]", ndimage.map_coordinates)  # pyright: ignore[reportUnknownMemberType]
+_mean = cast("Callable[..., Any]", ndimage.mean)  # pyright: ignore[reportUnknownMemberType]
+
+
+@dataclass(frozen=True)
+class SimulatedField:
+    """One field of view and the truth about it.
+
+    Attributes
+    ----------
+    brightfield, dna, signal : ndarray of uint16 of shape (y, x)
+        Camera counts.
+    artifact_mask : ndarray of bool of shape (y, x)
+        True where artifacts change the brightfield light by `VISIBLE_CHANGE` or more.
+    nuclei, cells : ndarray of int32 of shape (y, x)
+        Labels of the live cells' nuclei, 1 to N, and of the cells, whose first N have their nucleus in the field.
+    kinds : tuple of str
+        What artifacts are there, from `artifacts.ARTIFACTS`; empty in a clean field.
+    signal_truth : ndarray of float64 of shape (N,)
+        Mean counts of the signal channel over each nucleus, had there been neither artifact nor noise.
+    """
+
+    brightfield: NDArray[np.uint16]
+    dna: NDArray[np.uint16]
+    signal: NDArray[np.uint16]
+    artifact_mask: NDArray[np.bool_]
+    nuclei: NDArray[np.int32]
+    cells: NDArray[np.int32]
+    kinds: tuple[str, ...]
+    signal_truth: NDArray[np.float64]
+
+
+@dataclass
+class _Scene:
+    """Light before the camera, on the canvas."""
+
+    brightfield: Floats
+    dna: Floats
+    signal: Floats
+    change: Floats
+
+
+def simulate_field(
+    *,
+    seed: int | Sequence[int],
+    shape: tuple[int, int] = (512, 512),
+    artifact: bool,
+    kinds: Sequence[str] | None = None,
+    cell_density: float | None = None,
+    signal_level: float = 1.0,
+    look: Look | None = None,
+) -> SimulatedField:
+    """Simulate one field of view in three channels.
+
+    Everything is drawn from the seed, and the cells, the light and the noise do not depend on whether there are
+    artifacts: the same seed with `artifact=False` gives the field as it would have been.
+
+    Parameters
+    ----------
+    seed : int or sequence of int
+        The same seed gives the same bytes.
+    shape : tuple of int
+        (y, x) in pixels; cells and artifacts keep their size in pixels.
+    artifact : bool
+        Whether the field has artifacts: one to four.
+    kinds : sequence of str, optional
+        Draw from these kinds only, of `artifacts.ARTIFACTS`.
+    cell_density : float, optional
+        Cells per 512 x 512 pixels; drawn from 14 to 50 if None.
+    signal_level : float
+        How strongly cells take up the signal stain; 1 is usual.
+    look : Look, optional
+        Lamp, focus and stain of the field's well; drawn if None.
+
+    Returns
+    -------
+    SimulatedField
+        Images and truth.
+
+    Raises
+    ------
+    ArtSegError
+        A field below the smallest size, or an unknown kind.
+    """
+    if min(shape) < MINIMUM_SIDE:
+        raise ArtSegError(f"A field has at least {MINIMUM_SIDE} pixels on each side, not {shape[1]} x {shape[0]}.")
+    unknown = sorted(set(kinds or ()) - set(ARTIFACTS))
+    if unknown:
+        raise ArtSegError(f"There are no artifacts named {', '.join(unknown)}; choose from {', '.join(ARTIFACTS)}.")
+    streams = [np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(5)]
+    of_look, of_cells, of_ground, of_artifacts, of_noise = streams
+    drawn = draw_look(of_look)
+    look = drawn if look is None else look
+    canvas = (fast_length(shape[0] + 2 * _MARGIN), fast_length(shape[1] + 2 * _MARGIN))
+    density = of_cells.uniform(14, 50) if cell_density is None else cell_density
+    cells = draw_cells(
+        of_cells, canvas, count=round(density * canvas[0] * canvas[1] / 512**2), signal_level=signal_level
+    )
+    ground = 0.05 * smooth_field(of_ground, canvas, 9) + 0.03 * smooth_field(of_ground, canvas, 3.5)
+    blurred_dna, blurred_signal = gaussian(cells.dna, look.blur), gaussian(cells.signal, look.blur)
+    scene = _Scene(
+        brightfield=transmitted(cells.phase + ground, cells.absorption, defocus=look.defocus),
+        # light from above and below the focal plane
+        dna=0.93 * blurred_dna + 0.10 * broad_blur(blurred_dna, 11),
+        signal=0.90 * blurred_signal + 0.14 * broad_blur(blurred_signal, 13),
+        change=np.zeros(canvas, dtype=np.float32),
+    )
+    field = (slice(_MARGIN, _MARGIN + shape[0]), slice(_MARGIN, _MARGIN + shape[1]))
+    unspoilt = scene.signal[field].copy()
+    present: list[str] = []
+    mask = np.zeros(shape, dtype=np.bool_)
+    if artifact:
+        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS))
+    lamp = illumination(shape, seed=look.illumination_seed, strength=look.unevenness)
+    beam = illumination(shape, seed=look.illumination_seed + 1, strength=2 * look.unevenness)
+
+    def stained(light: Floats, gain: float, background: float) -> Floats:
+        return ((light * gain + background) * beam).astype(np.float32)
+
+    nuclei, cell_labels = _number(cells.nuclei[field], cells.cells[field])
+    truth = stained(unspoilt, look.signal_gain, look.signal_background)
+    count = int(nuclei.max())
+    return SimulatedField(
+        brightfield=photograph(
+            of_noise,
+            (scene.brightfield[field] * lamp * look.brightness).astype(np.float32),
+            photons_per_count=look.photons_per_count,
+            read_noise=12,
+        ),
+        dna=photograph(
+            of_noise,
+            stained(scene.dna[field], look.dna_gain, look.dna_background),
+            photons_per_count=look.dna_photons,
+            read_noise=8,
+        ),
+        signal=photograph(
+            of_noise,
+            stained(scene.signal[field], look.signal_gain, look.signal_background),
+            photons_per_count=look.signal_photons,
+            read_noise=8,
+        ),
+        artifact_mask=mask,
+        nuclei=nuclei,
+        cells=cell_labels,
+        kinds=tuple(present),
+        signal_truth=np.asarray(_mean(truth, nuclei, np.arange(1, count + 1)), dtype=np.float64).reshape(-1),
+    )
+
+
+def _spoil(
+    scene: _Scene, random: np.random.Generator, field: tuple[slice, slice], kinds: Sequence[str]
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """Put artifacts into the scene; give their kinds and the mask of what they visibly change."""
+    shape = (field[0].stop - field[0].start, field[1].stop - field[1].start)
+    wanted = int(random.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1]))
+    present: list[str] = []
+    mask = np.zeros(shape, dtype=np.bool_)
+    for _ in range(_TRIES * wanted):
+        if len(present) == wanted:
+            break
+        kind = kinds[int(random.integers(len(kinds)))]
+        # sizes even on a logarithmic scale, and none wider than about half of the field
+        largest = min(LARGEST[kind], 0.5 * min(shape))
+        size = math.exp(random.uniform(math.log(min(5.0, largest / 2)), math.log(largest)))
+        made = ARTIFACTS[kind](random, size)
+        y, x = random.uniform(0.0, float(shape[0])), random.uniform(0.0, float(shape[1]))
+        height, width = made.transmission.shape
+        top, left = int(_MARGIN + y - height / 2), int(_MARGIN + x - width / 2)
+        seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
+        area = int(np.count_nonzero(seen))
+        if area < _SMALLEST_MASK or np.count_nonzero(mask) + area > MOST_COVERED * mask.size:
+            continue
+        mask |= seen
+        present.append(kind)
+        _apply(scene, made, top, left)
+    return present, mask
+
+
+def _overlap(
+    top: int, left: int, size: tuple[int, ...], canvas: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    first, last = (max(0, top), max(0, left)), (min(canvas[0], top + size[0]), min(canvas[1], left + size[1]))
+    here = (slice(first[0], max(first[0], last[0])), slice(first[1], max(first[1], last[1])))
+    own = (slice(here[0].start - top, here[0].stop - top), slice(here[1].start - left, here[1].stop - left))
+    return here, own
+
+
+def _footprint(made: Artifact, top: int, left: int, canvas: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels of the canvas that the artifact changes visibly, small gaps closed and insides filled."""
+    change = gaussian(np.abs(made.transmission - 1), 1.0)
+    own_mask = np.pad(change >= VISIBLE_CHANGE, 3)
+    own_mask = _fill_holes(_close(own_mask, structure=np.ones((3, 3)), iterations=2))[3:-3, 3:-3]
+    here, own = _overlap(top, left, own_mask.shape, canvas)
+    mask = np.zeros(canvas, dtype=np.bool_)
+    mask[here] = own_mask[own]
+    return mask
+
+
+def _apply(scene: _Scene, made: Artifact, top: int, left: int) -> None:
+    here, own = _overlap(top, left, made.transmission.shape, scene.change.shape)
+    for name, factor, glow in (
+        ("brightfield", made.transmission, None),
+        ("dna", made.shade, made.dna_glow),
+        ("signal", made.shade, made.signal_glow),
+    ):
+        image: Floats = getattr(scene, name)
+        light = image[here]
+        if made.magnification != 1.0:
+            light = _bend(image, made, top, left, here, own)
+        light = light * factor[own]
+        image[here] = light if glow is None else light + glow[own]
+
+
+def _bend(
+    image: Floats, made: Artifact, top: int, left: int, here: tuple[slice, slice], own: tuple[slice, slice]
+) -> Floats:
+    """Look through a bubble: the middle magnified, its edge as it was."""
+    height, width = made.transmission.shape
+    middle = (top + height / 2, left + width / 2)
+    rows = np.arange(here[0].start, here[0].stop, dtype=np.float32)[:, None] - np.float32(middle[0])
+    columns = np.arange(here[1].start, here[1].stop, dtype=np.float32)[None, :] - np.float32(middle[1])
+    inside = (1 - made.shade[own]) / max(float(1 - made.shade.min()), 1e-6)
+    scale = 1 + inside * np.float32(1 / made.magnification - 1)
+    places = np.stack([rows * scale + np.float32(middle[0]), columns * scale + np.float32(middle[1])])
+    return _sample(image, places, order=1, mode="nearest")
+
+
+def _number(nuclei: NDArray[np.int32], cells: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Give nuclei the numbers 1 to N and their cells the same; cells whose nucleus lies outside come after."""
+    inside = [int(one) for one in np.unique(nuclei) if one]
+    others = [int(one) for one in np.unique(cells) if one and one not in set(inside)]
+    table = np.zeros(max([0, *inside, *others]) + 1, dtype=np.int32)
+    table[[*inside, *others]] = np.arange(1, len(inside) + len(others) + 1)
+    return table[nuclei], table[cells]
