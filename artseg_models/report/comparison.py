@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -39,6 +39,7 @@ FieldKey = tuple[str, str]
 """Well and site."""
 
 Run = Literal["without", "masked"]
+RUN_NAMES: tuple[Run, Run] = ("without", "masked")
 
 _GREY_VALUES_16_BIT = 65535.0  # CellProfiler divides 16-bit images by it
 
@@ -188,7 +189,7 @@ class FieldComparison:
         return _row([self], site=self.truth.site)
 
     def nuclei(self, run: Run, *, under_artifacts: bool) -> Counts:
-        """Nuclei found, false and missed, either under true artifacts or outside them.
+        """Nuclei found, false or split, and missed, either under true artifacts or outside them.
 
         A reported nucleus is true when its centre lies in a true nucleus that no other has found.
         """
@@ -196,6 +197,12 @@ class FieldComparison:
         area = truth.artifact if under_artifacts else ~truth.artifact
         cut = (truth.nuclei > 0) & (truth.whole_nuclei == 0)
         return match_positions(truth.nuclei, self.measured(run).positions, valid=area & ~cut)
+
+    def false_positions(self, run: Run) -> FloatArray:
+        """Centres (N, 2) of the reported nuclei that lie in no true nucleus, cut ones included."""
+        positions, (height, width) = self.measured(run).positions, self.truth.nuclei.shape
+        nearest = np.clip(np.rint(positions).astype(np.int64), 0, [height - 1, width - 1])
+        return positions[self.truth.nuclei[nearest[:, 0], nearest[:, 1]] == 0]
 
     def outlines(self, run: Run) -> Counts:
         """Nuclei outside true artifacts whose outline agrees with a true one (intersection over union 0.5 or more)."""
@@ -221,6 +228,16 @@ class Comparison:
         return tuple(field.row for field in self.fields)
 
     @property
+    def affected(self) -> tuple[Row, ...]:
+        """One line for each field that truly holds artifacts."""
+        return tuple(row for row in self.rows if row.has_artifact)
+
+    @property
+    def clean(self) -> tuple[Row, ...]:
+        """One line for each field without artifacts."""
+        return tuple(row for row in self.rows if not row.has_artifact)
+
+    @property
     def wells(self) -> tuple[Row, ...]:
         """One line a well: the nuclei of its fields pooled."""
         names = dict.fromkeys(field.truth.well for field in self.fields)
@@ -235,8 +252,8 @@ class Comparison:
         return pool(field.outlines(run) for field in self.fields)
 
     def false_nuclei(self, run: Run) -> int:
-        """Count the reported nuclei that are none, under artifacts and outside."""
-        return sum(self.nuclei(run, under_artifacts=place).false_positive for place in (True, False))
+        """Count the reported nuclei that lie in no true nucleus, over all fields."""
+        return sum(len(field.false_positions(run)) for field in self.fields)
 
 
 def mean_error(rows: Sequence[Row], measure: Measure, run: Run) -> float:
@@ -276,7 +293,7 @@ def read_measurements(folder: Path) -> dict[FieldKey, Measured]:
     folder : Path
         Holds Image.csv (with Metadata_Field, Metadata_Well and Metadata_Site), Nuclei.csv (with AreaShape_Area,
         Location_Center_X/Y and the mean intensity of Signal), and in images/ for each field the label map
-        FIELD_brightfield_nuclei.tiff and, where artifacts were masked, FIELD_brightfield_artifacts.tiff.
+        FIELD_brightfield_nuclei and, where artifacts were masked, FIELD_brightfield_artifacts (TIFF or PNG).
 
     Returns
     -------
@@ -300,14 +317,19 @@ def read_measurements(folder: Path) -> dict[FieldKey, Measured]:
     found: dict[FieldKey, Measured] = {}
     for row in images.to_dict("records"):
         own = numbers == row["ImageNumber"]
-        stem = folder / "images" / f"{row['Metadata_Field']}_brightfield"
-        mask = stem.with_name(f"{stem.name}_artifacts.tiff")
+        labels = _saved(folder, str(row["Metadata_Field"]), "nuclei")
+        if labels is None:
+            raise ArtSegError(
+                f"Expected the label map {row['Metadata_Field']}_brightfield_nuclei (TIFF or PNG) in "
+                f"{folder / 'images'}. Let the pipeline save the nuclei as the example pipelines do."
+            )
+        mask = _saved(folder, str(row["Metadata_Field"]), "artifacts")
         found[str(row["Metadata_Well"]), str(row["Metadata_Site"])] = Measured(
-            nuclei=read_mask_image(stem.with_name(f"{stem.name}_nuclei.tiff")),
+            nuclei=read_mask_image(labels),
             positions=positions[own],
             areas=areas[own],
             signals=signals[own],
-            mask=read_mask_image(mask) > 0 if mask.is_file() else None,
+            mask=None if mask is None else read_mask_image(mask) > 0,
         )
     return found
 
@@ -319,17 +341,69 @@ def mostly_inside(labels: LabelMap, area: BoolArray) -> LabelMap:
     return np.where((2 * inside >= sizes)[labels], labels, 0)
 
 
+def read_truth(plate: Path) -> list[FieldTruth]:
+    """Read the truth that `artseg_models.simulate.simulate_plate` wrote.
+
+    Parameters
+    ----------
+    plate : Path
+        Holds truth.csv, truth_nuclei.csv, and in truth/ for each field FIELD_nuclei.tiff and FIELD_artifacts.tiff.
+
+    Returns
+    -------
+    list of FieldTruth
+        In the order of truth.csv; the signal is the mean over the nuclei that the border does not cut.
+
+    Raises
+    ------
+    ArtSegError
+        A file or a column is missing.
+    """
+    fields = _table(plate / "truth.csv", ("well", "site", "dose"))
+    nuclei = _table(plate / "truth_nuclei.csv", ("well", "site", "nucleus", "true_signal"))
+    truth: list[FieldTruth] = []
+    for row in fields.to_dict("records"):
+        well, site = str(row["well"]), str(row["site"])
+        own = nuclei[(nuclei["well"].astype(str) == well) & (nuclei["site"].astype(str) == site)]
+        signals = dict(zip(own["nucleus"].tolist(), own["true_signal"].tolist(), strict=True))
+        stem = plate / "truth" / field_name(well, site)
+        field = FieldTruth(
+            well=well,
+            site=site,
+            nuclei=read_mask_image(stem.with_name(f"{stem.name}_nuclei.tiff")),
+            artifact=read_mask_image(stem.with_name(f"{stem.name}_artifacts.tiff")) > 0,
+            signal=math.nan,
+            dose=float(row["dose"]),
+        )
+        whole = [number for number in np.unique(field.whole_nuclei).tolist() if number]
+        truth.append(replace(field, signal=mean_defined(float(signals[number]) for number in whole)))
+    return truth
+
+
+def field_name(well: str, site: str) -> str:
+    """Give the part of a field's file names before the channel."""
+    return f"{well}_s{site}"
+
+
+def _saved(folder: Path, field: str, what: str) -> Path | None:
+    names = (folder / "images" / f"{field}_brightfield_{what}{suffix}" for suffix in (".tiff", ".tif", ".png"))
+    return next((path for path in names if path.is_file()), None)
+
+
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise ArtSegError(
-            f"Expected measurements of CellProfiler in {path}, but they could not be read: {error}. "
-            "Let the pipeline export Image and Nuclei with ExportToSpreadsheet."
+            f"Expected a table in {path}, but it could not be read: {error}. Let the pipeline export Image and "
+            "Nuclei with ExportToSpreadsheet, or simulate the plate again."
         ) from error
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise ArtSegError(f"Expected the column {missing[0]} in {path}; the pipeline does not measure or export it.")
+        raise ArtSegError(
+            f"Expected the column {missing[0]} in {path}, which has {', '.join(map(str, table.columns[:8]))} ... "
+            "Let the pipeline measure and export it."
+        )
     return table
 
 

@@ -56,7 +56,7 @@ def show(axes: Axes, image: NDArray[np.float32], title: str = "") -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     axes.set_axis_off()
     if title:
-        axes.set_title(title, loc="left", color=INK)
+        axes.set_title(title, loc="left", color=INK, fontsize=11)
 
 
 def outline(axes: Axes, mask: NDArray[np.bool_], *, color: str, width: float = 1.6, dashed: bool = False) -> None:

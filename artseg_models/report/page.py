@@ -13,10 +13,14 @@ from matplotlib.figure import Figure
 
 from artseg_models.files import write_text
 from artseg_models.report.comparison import (
+    COUNT,
     MEASURES,
+    RUN_NAMES,
+    SIGNAL,
     Comparison,
     FieldComparison,
     FieldKey,
+    Measure,
     Row,
     mean_error,
 )
@@ -105,47 +109,41 @@ def write_page(path: Path, comparison: Comparison, images: Callable[[FieldKey], 
 
 def headline(comparison: Comparison) -> str:
     """Say the main finding in a sentence, with the figures as they came out."""
-    rows = _affected(comparison)
     before, after = comparison.false_nuclei("without"), comparison.false_nuclei("masked")
-    parts = [f"false nuclei {_went(before, after)} from {before} to {after}"]
-    for measure in MEASURES:
-        errors = mean_error(rows, measure, "without"), mean_error(rows, measure, "masked")
-        if any(math.isnan(error) for error in errors):
-            continue
-        name = {"Nuclei per field": "nuclei count"}.get(measure.name, measure.name.lower())
-        verb = _went(round(errors[0], 1), round(errors[1], 1))
-        parts.append(f"the error of the {name} {verb} from {errors[0]:.1f} % to {errors[1]:.1f} %")
-    listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-    return f"With artifact masks, {listed}."
+    found = f"With artifact masks, CellProfiler reported {after} false nuclei instead of {before}"
+    parts: list[str] = []
+    for measure, name in ((COUNT, "the nuclei count"), (SIGNAL, "the mean nuclear signal")):
+        first, second = (round(mean_error(_affected(comparison), measure, run), 1) for run in RUN_NAMES)
+        if not (math.isnan(first) or math.isnan(second)):
+            verb = "stayed at" if first == second else f"{'fell' if second < first else 'rose'} from {first:.1f} % to"
+            parts.append(f"the error of {name} {verb} {second:.1f} %")
+    return f"{found}; {' and '.join(parts)}." if parts else f"{found}."
 
 
 def cards(comparison: Comparison) -> list[Card]:
     """Give the key figures, without and with artifact masks."""
     rows = _affected(comparison)
-    where = "mean error, fields with artifacts" if any(row.has_artifact for row in rows) else "mean error, all fields"
-    found = [comparison.nuclei(run, under_artifacts=False) for run in ("without", "masked")]
-    errors = [
-        Card(
-            f"{measure.name}: error",
-            percent(mean_error(rows, measure, "without")),
-            percent(mean_error(rows, measure, "masked")),
-            where,
-        )
-        for measure in MEASURES
-    ]
+    where = "mean over fields with artifacts" if comparison.affected else "mean over all fields"
+    found = [comparison.nuclei(run, under_artifacts=False) for run in RUN_NAMES]
+    true = found[0].true_positive + found[0].false_negative
+
+    def error(measure: Measure) -> Card:
+        own = mean_error(comparison.clean, measure, "without")
+        note = where if math.isnan(own) else f"{where}; the pipeline's own error in clean fields: {percent(own)}"
+        first, second = (percent(mean_error(rows, measure, run)) for run in RUN_NAMES)
+        return Card(f"{measure.name}: error", first, second, note)
+
     return [
         Card(
             "False nuclei",
-            str(comparison.false_nuclei("without")),
-            str(comparison.false_nuclei("masked")),
-            "reported where there is no nucleus, all fields",
+            *(str(comparison.false_nuclei(run)) for run in RUN_NAMES),
+            note="reported where there is no nucleus, all fields",
         ),
-        *errors,
+        *(error(measure) for measure in MEASURES),
         Card(
-            "Missed nuclei outside artifacts",
-            f"{found[0].false_negative} of {found[0].true_positive + found[0].false_negative}",
-            f"{found[1].false_negative} of {found[1].true_positive + found[1].false_negative}",
-            "what the mask costs where it covers too much",
+            "Missed nuclei",
+            *(str(counts.false_negative) for counts in found),
+            note=f"of {true} outside artifacts: what masks cost where they cover too much",
         ),
     ]
 
@@ -161,7 +159,7 @@ def chosen_fields(comparison: Comparison, number: int = _FIELDS_SHOWN) -> list[F
 def fields_counted(comparison: Comparison) -> str:
     """Say how many wells and fields there are, and how many fields hold artifacts."""
     wells, fields = len(comparison.wells), len(comparison.fields)
-    affected = sum(row.has_artifact for row in comparison.rows)
+    affected = len(comparison.affected)
     return (
         f"{wells} well{'s' * (wells != 1)}, {fields} field{'s' * (fields != 1)} of view, "
         f"{affected or 'none'} of them with artifacts"
@@ -187,13 +185,7 @@ def duration(seconds: float) -> str:
 
 def _affected(comparison: Comparison) -> Sequence[Row]:
     """Give the fields with artifacts, or all where there are none."""
-    return [row for row in comparison.rows if row.has_artifact] or comparison.rows
-
-
-def _went(before: float, after: float) -> str:
-    if after == before:
-        return "stayed"
-    return "fell" if after < before else "rose"
+    return comparison.affected or comparison.rows
 
 
 def _picture(field: FieldComparison, images: Callable[[FieldKey], FieldImages]) -> str:

@@ -7,13 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from artseg_models.metrics import BoolArray, FloatArray, LabelMap
-from artseg_models.report.comparison import FieldComparison, Measured, Run
+from artseg_models.metrics import BoolArray, LabelMap
+from artseg_models.report.comparison import FieldComparison, Run
 from artseg_models.report.drawing import AMBER, SKY, WHITE, outline, show, stretch
 
 
@@ -54,19 +53,12 @@ def draw_nuclei(axes: Axes, field: FieldComparison, images: FieldImages, *, run:
     """Draw the DNA image with the outlines of the reported nuclei, and a cross on each false one."""
     measured = field.measured(run)
     color = SKY if run == "masked" else AMBER
-    false = false_positions(field, measured)
+    false = field.false_positions(run)
     show(axes, stretch(images.dna, low=1, high=99.6), f"{title}: {len(measured.areas)} nuclei, {len(false)} false")
     if measured.mask is not None:
         outline(axes, measured.mask, color=WHITE, width=1.2, dashed=True)
     outline(axes, _separated(measured.nuclei), color=color, width=1.1)
     axes.scatter(false[:, 1], false[:, 0], s=70, marker="X", facecolor=color, edgecolor="black", linewidth=0.9)
-
-
-def false_positions(field: FieldComparison, measured: Measured) -> FloatArray:
-    """Centres (N, 2) of the reported nuclei that lie in no true nucleus."""
-    height, width = field.truth.nuclei.shape
-    nearest = np.clip(np.rint(measured.positions).astype(np.int64), 0, [height - 1, width - 1])
-    return measured.positions[field.truth.nuclei[nearest[:, 0], nearest[:, 1]] == 0]
 
 
 def _separated(labels: LabelMap) -> BoolArray:

@@ -36,8 +36,8 @@ def write_picture(field: FieldComparison, images: FieldImages, path: Path) -> No
     figure = Figure(figsize=(10.4, 3.95), layout="constrained")
     first, second, third = figure.subplots(1, 3)
     draw_mask(first, field, images, title="Brightfield, artifact mask")
-    draw_nuclei(second, field, images, run="without", title="Without")
-    draw_nuclei(third, field, images, run="masked", title="With")
+    draw_nuclei(second, field, images, run="without", title="Without mask")
+    draw_nuclei(third, field, images, run="masked", title="With mask")
     figure.supxlabel(
         "Simulated field of view. Blue: mask found by the model, white dashes: true artifact. "
         "Outlines: nuclei that CellProfiler reports, crosses: false ones.",

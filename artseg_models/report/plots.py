@@ -48,20 +48,12 @@ def truth_plot(comparison: Comparison) -> Figure:
             axes.set_xlim(low, high)
             axes.set_ylim(low, high)
             axes.set_title(f"{measure.name}\n{name.lower()}", loc="left", fontsize=11, color=color, fontweight="bold")
+            errors = [mean_error(group, measure, run) for group in (comparison.affected, comparison.clean)]
+            said = [f"{error:.1f} %" for error in errors if not math.isnan(error)]
+            if said:
+                axes.set_title(f"mean error\n{' / '.join(said)}", loc="right", fontsize=9, color=INK)
             axes.set_xlabel(f"simulated truth ({measure.unit})")
             axes.set_ylabel(f"CellProfiler ({measure.unit})")
-            error = mean_error([field for field in comparison.rows if field.has_artifact], measure, run)
-            if not math.isnan(error):
-                axes.text(
-                    0.97,
-                    0.04,
-                    f"mean error with artifacts {error:.1f} %",
-                    transform=axes.transAxes,
-                    ha="right",
-                    fontsize=9,
-                    color=INK,
-                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
-                )
             _plain(axes)
     grid[0, 0].legend(loc="upper left", fontsize=9, frameon=False)
     return figure
