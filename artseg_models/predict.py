@@ -1,0 +1,302 @@
+"""From an image to a probability map and an artifact mask: device, gate, cutoff, smallest artifact."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import label
+
+from artseg_models.errors import ArtSegError
+from artseg_models.images import check_pixels
+from artseg_models.packages.read import Package
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    Attributes
+    ----------
+    probability : ndarray
+        (y, x) float32, 0..1: the U-Net's probability of artifact, before gate and cutoff.
+    labels : ndarray
+        (y, x) int32: artifact objects 1..N, 0 elsewhere, after gate, cutoff and smallest artifact.
+    image_probability : float or None
+        The classifier's probability that the image holds an artifact, 0..1; None for a model without classifier.
+    gate_open : bool
+        False where the classifier called the image clean; there are no objects then.
+    cutoff : float
+        Probability from which on a pixel counts as artifact.
+    smallest_artifact_px : int
+        Objects with fewer pixels were dropped.
+    gate_threshold : float or None
+        Image probability from which on the gate opens; None where no gate was used.
+    valid : ndarray or None
+        (y, x) bool, False where the input was masked: neither artifact nor clean. None: all pixels count.
+    device : str
+        Where the network ran.
+    seconds : float
+        Time taken, without reading the image.
+    """
+
+    probability: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    image_probability: float | None
+    gate_open: bool
+    cutoff: float
+    smallest_artifact_px: int
+    gate_threshold: float | None
+    valid: NDArray[np.bool_] | None
+    device: str
+    seconds: float
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(y, x) bool: True on artifacts."""
+        return self.labels > 0
+
+    @property
+    def count(self) -> int:
+        """Number of artifact objects."""
+        return int(self.labels.max(initial=0))
+
+    @property
+    def usable_area_px(self) -> int:
+        """Pixels that are neither artifact nor masked in the input."""
+        valid = self.labels.size if self.valid is None else int(self.valid.sum())
+        return valid - int(np.count_nonzero(self.labels))
+
+    @property
+    def area_fraction(self) -> float:
+        """Share of the valid pixels that are artifact, 0..1."""
+        artifact = int(np.count_nonzero(self.labels))
+        total = artifact + self.usable_area_px
+        return artifact / total if total else 0.0
+
+
+def artifact_objects(
+    probability: NDArray[np.floating[Any]],
+    *,
+    cutoff: float,
+    smallest_artifact_px: int = 0,
+    valid: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int32]:
+    """Find connected artifacts of a probability map (section 2.3.3).
+
+    Parameters
+    ----------
+    probability : ndarray
+        (y, x), 0..1.
+    cutoff : float
+        Pixels at or above it are artifact.
+    smallest_artifact_px : int
+        Objects with fewer pixels are dropped; pixels that touch at a corner belong together.
+    valid : ndarray, optional
+        (y, x) bool; pixels where it is False are never artifact.
+
+    Returns
+    -------
+    ndarray
+        (y, x) int32, objects 1..N without gaps, 0 elsewhere.
+    """
+    above = probability >= cutoff
+    if valid is not None:
+        above &= valid
+    objects = np.asarray(label(above, connectivity=2), dtype=np.int32)
+    keep = np.bincount(objects.ravel()) >= smallest_artifact_px
+    keep[0] = False
+    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    return renumbered[objects]
+
+
+class Predictor:
+    """A model package, loaded and ready.
+
+    Parameters
+    ----------
+    package : Package
+        From `artseg_models.packages.read.read_package`.
+    device : {"auto", "cuda", "mps", "cpu"}
+        Where the U-Net runs; "auto" takes a GPU where there is one. The classifier of the gate runs on the CPU.
+
+    Raises
+    ------
+    ArtSegError
+        The device is not there, or the package has no weights that ArtSeg may run (ONNX or TorchScript).
+    """
+
+    def __init__(self, package: Package, *, device: Device = "auto") -> None:
+        self.package = package
+        self.device = resolve_device(device)
+        weights = package.weights
+        if self.device == "cpu" and "onnx" in weights:
+            self._segment = _onnx(weights["onnx"])
+        elif "torchscript" in weights:
+            self._segment = _torchscript(weights["torchscript"], self.device)
+        else:
+            raise ArtSegError(
+                f"Expected ONNX weights (CPU) or TorchScript weights (any device) in {package.path.name}, but it has "
+                f"{', '.join(weights) or 'none'}. Run on the CPU, or export the model in one of these formats."
+            )
+        self._classify = _onnx(package.classifier) if package.classifier else None
+
+    def predict(
+        self,
+        pixels: NDArray[Any],
+        *,
+        valid: NDArray[np.bool_] | None = None,
+        cutoff: float | None = None,
+        smallest_artifact_px: int | None = None,
+        gate: bool = True,
+        gate_threshold: float | None = None,
+        source: str = "image",
+    ) -> Prediction:
+        """Find the artifacts in one image.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            (y, x), any integer or floating dtype and range; the package's preprocessing normalises it.
+        valid : ndarray, optional
+            (y, x) bool; pixels where it is False neither count in the normalisation nor become artifact.
+        cutoff, smallest_artifact_px, gate_threshold : optional
+            None: as the model says.
+        gate : bool
+            Whether the classifier may call the whole image clean; without effect for a model without classifier.
+        source : str
+            Names the image in errors.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        ArtSegError
+            The image cannot be used (not 2D, too small, NaN, constant), or an option is out of range.
+        """
+        started = time.perf_counter()
+        package = self.package
+        cutoff = package.cutoff if cutoff is None else cutoff
+        smallest = package.smallest_artifact_px if smallest_artifact_px is None else smallest_artifact_px
+        threshold = package.gate_threshold if gate_threshold is None else gate_threshold
+        for name, value in (("cutoff", cutoff), ("gate threshold", threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ArtSegError(f"Expected a {name} from 0 to 1, got {value}.")
+        if smallest < 0:
+            raise ArtSegError(f"Expected a smallest artifact of 0 pixels or more, got {smallest}.")
+        _check(pixels, valid, source)
+        image = package.preprocess(pixels, valid)
+        image_probability = float(self._classify(image[None, None])[0, 1]) if self._classify else None
+        gated = gate and image_probability is not None and threshold is not None
+        gate_open = not gated or (image_probability or 0.0) >= (threshold or 0.0)
+        probability = self._probability(image, source)
+        labels = (
+            artifact_objects(probability, cutoff=cutoff, smallest_artifact_px=smallest, valid=valid)
+            if gate_open
+            else np.zeros(probability.shape, np.int32)
+        )
+        return Prediction(
+            probability=probability,
+            labels=labels,
+            image_probability=image_probability,
+            gate_open=gate_open,
+            cutoff=cutoff,
+            smallest_artifact_px=smallest,
+            gate_threshold=threshold if gated else None,
+            valid=valid,
+            device=self.device,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _probability(self, image: NDArray[np.float32], source: str) -> NDArray[np.float32]:
+        """Run the network on a preprocessed image (y, x), padded by reflection where the model asks for other sizes."""
+        package = self.package
+        wanted = package.fitting_shape((image.shape[0], image.shape[1]))
+        missing = [size - there for size, there in zip(wanted, image.shape, strict=True)]
+        if min(missing) < 0:
+            raise ArtSegError(
+                f"Expected an image of at most {package.y.minimum} x {package.x.minimum} pixels, the only size that "
+                f"the model {package.id} takes, but {source} has {image.shape[0]} x {image.shape[1]}. Use a model "
+                "without a fixed size."
+            )
+        padded = np.pad(image, [(0, pixels) for pixels in missing], mode="reflect")
+        output = package.output_map(self._segment(package.network_input(padded)))
+        return package.postprocess(output)[: image.shape[0], : image.shape[1]]
+
+
+def _check(pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> None:
+    if valid is None:
+        check_pixels(pixels, source=source)
+        return
+    if valid.shape != pixels.shape or not valid.any():
+        raise ArtSegError(
+            f"Expected a mask of valid pixels of the shape {pixels.shape} with at least one pixel in it for {source}, "
+            f"got {valid.shape} with {int(valid.sum())}. Check the step that masks this image."
+        )
+    # what lies under the mask may be anything, even NaN
+    check_pixels(np.where(valid, pixels, pixels[valid][0]), source=source)
+
+
+def resolve_device(device: str) -> str:
+    """Find the device that a choice stands for: "cuda", "mps" or "cpu".
+
+    Raises
+    ------
+    ArtSegError
+        No such device here; never falls back to another one.
+    """
+    if device not in get_args(Device):
+        raise ArtSegError(f"Expected a device out of {', '.join(get_args(Device))}, got {device!r}.")
+    if device == "cpu":
+        return device
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((name for name, there in present.items() if there), "cpu")
+    if not present[device]:
+        raise ArtSegError(
+            f"Expected a {device} device, but PyTorch {torch.__version__} finds none here. "
+            "Choose the device auto or cpu, or install a PyTorch build for this GPU."
+        )
+    return device
+
+
+class _onnx:  # noqa: N801 - reads as the function that it stands for
+    """Runs an ONNX file on the CPU: the network's input in, its first output out."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(None, {self._input: image})[0], dtype=np.float32)
+
+
+class _torchscript:  # noqa: N801
+    """Runs a TorchScript file on a device: the network's input in, its output out, both on the CPU."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        import torch
+
+        self._device = device
+        self._network = torch.jit.load(path, map_location=device).eval()
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            return self._network(torch.from_numpy(image).to(self._device)).float().cpu().numpy()

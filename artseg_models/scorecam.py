@@ -1,0 +1,163 @@
+"""ScoreCAM: which pixels make the classifier say "artifact" (Wang et al. 2020; Ali et al., section 2.2).
+
+Activation maps of a layer are resized to the image, normalised to 0..1 and multiplied with the image; the
+classifier's probability for each product weights its map; the weighted sum passes through a ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+from torch.nn import functional as F
+
+from artseg_models.networks.resnet import ResNet
+
+Mode = Literal["exact", "grouped"]
+
+#: index of "artifact" among the classifier's outputs
+_ARTIFACT = 1
+#: an activation map that varies less than this carries no place and is skipped, as its normalisation is undefined
+_CONSTANT = 1e-8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What ScoreCAM finds in one image.
+
+    Attributes
+    ----------
+    evidence : ndarray
+        (y, x) float32, at least 0: the weighted sum of activation maps. Comparable between images.
+    probability : float
+        The classifier's probability that the image holds an artifact, 0..1.
+    """
+
+    evidence: NDArray[np.float32]
+    probability: float
+
+    @property
+    def normalised(self) -> NDArray[np.float32]:
+        """(y, x) float32, scaled to 0..1 within the image, as the paper does before its cutoff of 0.05.
+
+        On a clean image this makes evidence out of noise: use it on artifact images alone.
+        """
+        low, high = float(self.evidence.min()), float(self.evidence.max())
+        return np.zeros_like(self.evidence) if high <= low else (self.evidence - low) / np.float32(high - low)
+
+
+@torch.inference_mode()
+def scorecam(
+    network: ResNet,
+    image: Tensor,
+    *,
+    layer: int = 4,
+    clean_level: Tensor | None = None,
+    mode: Mode = "exact",
+    groups: int = 32,
+    batch: int = 16,
+) -> Evidence:
+    """Evidence for an artifact in one image.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier, in evaluation mode.
+    image : Tensor
+        (1, 1, y, x) float32, binned and normalised.
+    layer : {1, 2, 3, 4}
+        The layer whose activation maps are used. The paper takes the last; earlier ones draw finer.
+    clean_level : Tensor, optional
+        (channels,) from `clean_levels`: activation up to it counts as none. Without it, as in the paper, maps that
+        light up everywhere outweigh those that mark an artifact, since all weights are positive.
+    mode : {"exact", "grouped"}
+        A forward pass for each map, or one for each group of alike maps (k-means), whose members share its weight.
+    groups : int
+        Number of groups in mode "grouped".
+    batch : int
+        Masked images in one forward pass; it bounds memory.
+
+    Returns
+    -------
+    Evidence
+    """
+    activations = network.activations(image, layer)[0]
+    if clean_level is not None:
+        activations = F.relu(activations - clean_level[:, None, None])
+    probability = float(_artifact_probability(network, image)[0])
+    flat = activations.flatten(1)
+    varying = (flat.amax(1) - flat.amin(1)) > _CONSTANT
+    activations = activations[varying]
+    weights = torch.zeros(len(activations), device=image.device)
+    size = (image.shape[-2], image.shape[-1])
+    if len(activations):
+        members, masks = _masks(activations, mode=mode, groups=groups)
+        weights = torch.cat([_score(network, image, chunk, size) for chunk in masks.split(batch)])[members]
+    # resizing is linear: summing first and resizing once gives the same map as resizing every map
+    total = torch.einsum("c,cyx->yx", weights, activations)
+    resized = F.interpolate(total[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    return Evidence(evidence=F.relu(resized).cpu().numpy().astype(np.float32), probability=probability)
+
+
+@torch.inference_mode()
+def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quantile: float) -> Tensor:
+    """How strongly each channel of a layer lights up on clean images.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier, in evaluation mode.
+    images : iterable of Tensor
+        Clean images, (1, 1, y, x) float32, binned and normalised.
+    layer : {1, 2, 3, 4}
+        The layer whose activation maps are used.
+    quantile : float
+        Share of an image's positions that lie below the level, 0..1.
+
+    Returns
+    -------
+    Tensor
+        (channels,) float32: the mean over images of each channel's quantile.
+    """
+    levels = [
+        torch.from_numpy(np.quantile(network.activations(image, layer)[0].flatten(1).cpu().numpy(), quantile, axis=1))
+        for image in images
+    ]
+    return torch.stack(levels).mean(0).float()
+
+
+def _artifact_probability(network: ResNet, images: Tensor) -> Tensor:
+    return torch.softmax(network.binned_logits(images), dim=1)[:, _ARTIFACT]
+
+
+def _masks(activations: Tensor, *, mode: Mode, groups: int) -> tuple[Tensor, Tensor]:
+    """For each map the index of its mask, and the masks (n, y, x), at the activations' own resolution."""
+    count = len(activations)
+    if mode == "exact" or count <= groups:
+        return torch.arange(count, device=activations.device), activations
+    alike = _to_unit_range(activations).flatten(1)
+    kmeans = MiniBatchKMeans(groups, n_init=1, max_iter=20, random_state=0)
+    clusters: NDArray[np.int32] = kmeans.fit_predict(alike.cpu().numpy())
+    present, compact = np.unique(clusters, return_inverse=True)
+    members = torch.from_numpy(compact).to(activations.device)
+    shape = (len(present), *activations.shape[1:])
+    sums = torch.zeros(shape, device=activations.device).index_add_(0, members, alike.view_as(activations))
+    return members, sums
+
+
+def _to_unit_range(maps: Tensor) -> Tensor:
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    span = maps.amax(dim=(-2, -1), keepdim=True) - low
+    return (maps - low) / span.clamp(min=_CONSTANT)
+
+
+def _score(network: ResNet, image: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Classify the image multiplied with each of n masks: artifact probabilities (n,)."""
+    resized = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+    return _artifact_probability(network, image * _to_unit_range(resized))

@@ -1,0 +1,1 @@
+"""Training that every method shares: settings, images at working resolution, the loop with its checkpoints."""

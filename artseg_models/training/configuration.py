@@ -1,0 +1,184 @@
+"""Settings of a training run: frozen, written into the run folder, the same on every resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from artseg_models.errors import ArtSegError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Settings):
+    """How long and how fast a network learns (paper, section 2.3.1)."""
+
+    epochs: int = Field(default=150, ge=1, description="Passes over the training images.")
+    learning_rate: float = Field(default=0.002, gt=0, description="Adam's initial learning rate.")
+    decay: Literal["plateau", "one-cycle"] = Field(
+        default="plateau",
+        description="How the rate changes: it drops when the validation loss stands still, as in the paper, or rises "
+        "and falls once over all epochs, which suits short trainings.",
+    )
+    patience: int = Field(
+        default=10, ge=1, description="Epochs without a better validation loss before the rate drops."
+    )
+    factor: float = Field(default=0.1, gt=0, lt=1, description="By how much the rate drops.")
+    batch: int = Field(default=8, ge=1, description="Images or crops in one step.")
+
+
+class Augmentation(_Settings):
+    """Random changes of each training image, drawn anew in every epoch."""
+
+    flips: bool = Field(default=True, description="Mirror along y and x; quarter turns where the image is square.")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="Largest turn in degrees.")
+    scale: float = Field(default=0.0, ge=0, lt=1, description="Largest relative change of size.")
+    shift: float = Field(default=0.0, ge=0, lt=1, description="Largest shift as a share of the side.")
+    contrast: float = Field(default=0.0, ge=0, lt=1, description="Largest relative change of contrast.")
+    brightness: float = Field(default=0.0, ge=0, description="Largest change of brightness, in standard deviations.")
+    noise: float = Field(default=0.0, ge=0, description="Largest added Gaussian noise, in standard deviations.")
+
+
+class ClassifierSettings(_Settings):
+    """The ResNet that learns clean or artifact."""
+
+    depth: Literal[10, 18, 34, 50] = 50
+    width: int = Field(default=64, ge=1)
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+
+
+class ScoreCAMSettings(_Settings):
+    """How pixel evidence and pseudo-labels come out of the classifier."""
+
+    layer: Literal[1, 2, 3, 4] = 4
+    mode: Literal["exact", "grouped"] = "exact"
+    groups: int = Field(default=32, ge=2)
+    batch: int = Field(default=16, ge=1)
+    cutoff: float | Literal["otsu"] = Field(
+        default=0.05,
+        description="Pixels at or above it, in a map scaled to 0..1, become artifact in the pseudo-label; "
+        "or Otsu's cutoff for each map.",
+    )
+    clean_quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Activation counts only above this quantile of the clean training images; None, as in the paper: "
+        "all activation counts.",
+    )
+
+
+class UNetSettings(_Settings):
+    """The U-Net that learns the pseudo-labels."""
+
+    width: int = Field(default=64, ge=1)
+    levels: int = Field(default=5, ge=1, le=6)
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    crop: int = Field(
+        default=256, ge=32, description="Side of a training crop, in binned pixels, a multiple of 2**levels."
+    )
+    crops_per_image: int = Field(default=1, ge=1, description="Crops drawn from each image in an epoch.")
+
+
+class Configuration(_Settings):
+    """Everything that a ScoreCAM-U-Net run depends on besides images and labels."""
+
+    preset: str = "paper"
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    binning: int | None = Field(
+        default=1, ge=1, description="Pixels averaged into one along y and x; None: by image size."
+    )
+    balance: Literal["sample", "weight", "none"] = Field(
+        default="sample",
+        description="As many clean as artifact images in each epoch, by sampling or by weights in the loss; or neither.",
+    )
+    classifier: ClassifierSettings = ClassifierSettings()
+    scorecam: ScoreCAMSettings = ScoreCAMSettings()
+    unet: UNetSettings = UNetSettings()
+    cutoff: float | None = Field(
+        default=0.001, description="Cutoff of the U-Net's probability; None: chosen on validation."
+    )
+    smallest_artifact_px: int | None = Field(
+        default=500, ge=0, description="Smallest artifact in pixels of the full image; None: chosen on validation."
+    )
+
+
+#: The longer side, in binned pixels, that the quick preset aims at.
+QUICK_SIDE = 320
+
+_QUICK: dict[str, Any] = {
+    "binning": None,
+    "classifier": {
+        "depth": 18,
+        "width": 32,
+        "schedule": {"epochs": 20, "learning_rate": 0.002, "decay": "one-cycle", "batch": 16},
+        "augmentation": {
+            "rotation": 15,
+            "scale": 0.15,
+            "shift": 0.05,
+            "contrast": 0.3,
+            "brightness": 0.3,
+            "noise": 0.1,
+        },
+    },
+    "scorecam": {
+        "layer": 2,
+        "mode": "grouped",
+        "groups": 32,
+        "cutoff": 0.4,
+        "clean_quantile": 0.99,
+    },
+    "unet": {
+        "width": 16,
+        "schedule": {"epochs": 16, "learning_rate": 0.003, "decay": "one-cycle", "batch": 8},
+        "augmentation": {"rotation": 180, "scale": 0.2, "contrast": 0.3, "brightness": 0.3, "noise": 0.1},
+        "crop": 160,
+    },
+    "cutoff": None,
+    "smallest_artifact_px": None,
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": {}, "quick": _QUICK}
+
+
+def configure(preset: str, *, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Configuration:
+    """Take the settings of a preset and change some of them.
+
+    Parameters
+    ----------
+    preset : str
+        "paper" (section 2.3.1: ResNet50, 150 epochs, the published cutoffs) or "quick" (small networks on binned
+        images, cutoffs learnt without masks: minutes on a laptop).
+    seed : int
+        Seed of every random choice.
+    overrides : mapping, optional
+        Nested, e.g. ``{"classifier": {"depth": 18}}``.
+
+    Raises
+    ------
+    ArtSegError
+        No such preset or setting, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise ArtSegError(f"Expected a preset out of {', '.join(PRESETS)}, got {preset!r}.")
+    content = _merged(_merged(PRESETS[preset], overrides or {}), {"preset": preset, "seed": seed})
+    try:
+        return Configuration.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise ArtSegError(f"These settings cannot be used: {problems}. See `artseg train --help`.") from error
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged: dict[str, Any] = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping)
+        merged[key] = _merged(merged.get(key) or {}, cast("Mapping[str, Any]", value)) if nested else value
+    return merged
