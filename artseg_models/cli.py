@@ -161,6 +161,98 @@ def simulate_a_plate(
 
 # ---- packages ----
 
+PackagePath = Annotated[Path, typer.Argument(help="A package: zip file or folder.")]
+
+
+@app.command("export")
+def export_run(
+    run: Annotated[Path, typer.Argument(help="Run folder, as given to `artseg train --out`.", file_okay=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the packages; packages/ in the run folder if not given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the packages; that of the run if not given.")] = None,
+    model_version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
+    author: Annotated[str, typer.Option(help="Who trained the model.")] = "ArtSeg developers",
+    maintainer: Annotated[
+        str | None, typer.Option(help="GitHub user who answers questions; the Model Zoo asks for one.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
+) -> None:
+    """Write a run's Model Zoo packages: NAME-classifier.zip and NAME-unet.zip."""
+    from artseg_models.packages.export import export_packages
+
+    paths = export_packages(
+        run,
+        out or run / "packages",
+        name=name,
+        version=model_version,
+        author=author,
+        maintainer=maintainer,
+        licence=licence,
+    )
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+package_app = typer.Typer(no_args_is_help=True, help="Look at model packages.")
+app.add_typer(package_app, name="package")
+
+
+@package_app.command("info")
+def package_info(package: PackagePath) -> None:
+    """Show what a package is, and the cutoff, smallest artifact and gate that it states."""
+    from artseg_models.packages.read import read_package
+
+    read = read_package(package, any_kind=True)
+    origin = "" if read.stated else " (not stated by the package)"
+    rows = {
+        "id": read.id,
+        "name": read.name,
+        "version": read.version,
+        "kind": read.kind,
+        "SHA-256": read.sha256,
+        "format": read.format_version,
+        "weights": ", ".join(read.weights),
+        "image size": f"from {read.y.minimum} x {read.x.minimum} pixels, in steps of {read.y.step} x {read.x.step}",
+        "cutoff": f"{read.cutoff:g}{origin}",
+        "smallest artifact": f"{read.smallest_artifact_px} pixels{origin}",
+        "gate": "none" if read.gate_threshold is None else f"{read.gate_threshold:g}",
+        "pixel size": "unknown" if read.pixel_size_um is None else f"{read.pixel_size_um:g} um",
+        "preprocessing": ", ".join(operation.id for operation in read.preprocessing) or "none",
+        "postprocessing": ", ".join(operation.id for operation in read.postprocessing) or "none",
+        "authors": ", ".join(read.authors),
+        "licence": read.licence,
+        "cite": "; ".join(citation.doi or citation.text for citation in read.cite),
+        "description": read.description,
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for row, value in rows.items():
+        table.add_row(row, escape(value))
+    console.print(table, highlight=False)
+
+
+@package_app.command("check")
+def package_check(
+    package: PackagePath,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also test the state dict, which runs the package's own Python.")
+    ] = False,
+) -> None:
+    """Test a package with the Model Zoo's own reader; exit with 1 when something fails."""
+    from artseg_models.packages.check import check_package
+
+    findings = check_package(package, trust=trust)
+    table = Table("checked", "outcome", "detail")
+    colours = {"passed": "green", "failed": "red", "not run": "yellow"}
+    for finding in findings:
+        table.add_row(finding.what, f"[{colours[finding.outcome]}]{finding.outcome}[/]", escape(finding.detail))
+    console.print(table, highlight=False)
+    if any(finding.outcome == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
 # ---- evaluation, demo ----
 
 

@@ -239,8 +239,8 @@ def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*"), key=lambda found: found.relative_to(folder).as_posix()):
         relative = file.relative_to(folder)
-        # a file browser's own hidden files do not change the model
-        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
+        # what a file browser hides there, or Python when it runs the architecture file, does not change the model
+        if file.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
             digest.update(f"{relative.as_posix()}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
 

@@ -1,0 +1,99 @@
+"""Whether a package opens and gives its author's numbers: ArtSeg's reader, then the Zoo's own test of each format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from artseg_models.errors import ArtSegError
+from artseg_models.packages.read import RUNNABLE_FORMATS, Package, read_package
+
+Outcome = Literal["passed", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked.
+
+    Attributes
+    ----------
+    what : str
+        What was checked.
+    outcome : {'passed', 'failed', 'not run'}
+        How it ended.
+    detail : str
+        Why it failed or was not run, or what was noted.
+    """
+
+    what: str
+    outcome: Outcome
+    detail: str = ""
+
+
+def check_package(path: Path, *, trust: bool = False, cache: Path | None = None) -> list[Finding]:
+    """Check a package, ours or any other.
+
+    Parameters
+    ----------
+    path : Path
+        Zip file or folder.
+    trust : bool
+        Also test the state dict, which runs the Python file inside the package.
+    cache : Path, optional
+        Where zips are unpacked, as in `read_package`.
+
+    Returns
+    -------
+    list of Finding
+        Reading, the description, then each weight format.
+    """
+    try:
+        package = read_package(path, cache=cache, any_kind=True)
+    except ArtSegError as error:
+        return [Finding("read by ArtSeg", "failed", str(error))]
+    findings = [Finding("read by ArtSeg", "passed", f"{package.kind}, {package.id} {package.version}")]
+    findings.append(_description(package))
+    if findings[-1].outcome == "failed":
+        return findings
+    for weight_format in package.weights:
+        if weight_format in RUNNABLE_FORMATS or trust:
+            findings.append(_weights(package, weight_format))
+        else:
+            findings.append(
+                Finding(weight_format, "not run", "runs Python from the package; allow it with --trust if you know it")
+            )
+    return findings
+
+
+def _description(package: Package) -> Finding:
+    from bioimageio.spec import load_description
+    from loguru import logger
+
+    logger.disable("bioimageio")
+    described = load_description(package.folder, perform_io_checks=True)
+    summary = described.validation_summary
+    failed = _messages(summary.details, "errors")
+    warned = _messages(summary.details, "warnings")
+    outcome: Outcome = "failed" if summary.status == "failed" else "passed"
+    return Finding(f"description, format {package.format_version}", outcome, "; ".join(failed or warned))
+
+
+def _weights(package: Package, weight_format: str) -> Finding:
+    from bioimageio.core import test_description
+    from loguru import logger
+
+    logger.disable("bioimageio")
+    run: Any = test_description
+    summary = run(package.folder, weight_format=weight_format, expected_type="model", devices=["cpu"])
+    passed = summary.status == "passed"
+    tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
+    detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))
+    return Finding(weight_format, "passed" if passed else "failed", detail)
+
+
+def _messages(details: Sequence[Any], kind: Literal["errors", "warnings"]) -> list[str]:
+    """Collect the messages of a validation, on one line each and none twice."""
+    messages = [" ".join(str(entry.msg).split()) for detail in details for entry in getattr(detail, kind)]
+    return list(dict.fromkeys(messages))
