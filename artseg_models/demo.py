@@ -1,0 +1,289 @@
+"""The whole chain on simulated images: labels, training, packages, CellProfiler with and without masks, a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from artseg_models import __version__
+from artseg_models.errors import ArtSegError
+from artseg_models.files import read_json, write_json
+
+Size = Literal["tiny", "standard"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is simulated, and how the model is trained.
+
+    Attributes
+    ----------
+    fields : int
+        Training fields of view.
+    side : int
+        Height and width of a field in pixels.
+    wells, fields_per_well : int
+        The plate.
+    overrides : mapping
+        Changes of the preset `quick`.
+    """
+
+    fields: int
+    side: int
+    wells: int
+    fields_per_well: int
+    overrides: Mapping[str, Any]
+
+
+SCALES: Mapping[Size, Scale] = {
+    "standard": Scale(fields=240, side=512, wells=8, fields_per_well=3, overrides={}),
+    # shows that everything works, not how well: such a network learns little
+    "tiny": Scale(
+        fields=32,
+        side=160,
+        wells=2,
+        fields_per_well=1,
+        overrides={
+            "binning": 1,
+            "classifier": {"depth": 10, "width": 4, "schedule": {"epochs": 2, "batch": 4}},
+            "scorecam": {"groups": 4},
+            "unet": {"width": 4, "levels": 3, "schedule": {"epochs": 1, "batch": 4}, "crop": 64},
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the demonstration.
+
+    Attributes
+    ----------
+    name : str
+        What is done, for the person who watches and for the page.
+    makes : Path
+        What exists afterwards.
+    run : callable
+        Does it.
+    """
+
+    name: str
+    makes: Path
+    run: Callable[[], object]
+
+
+def demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[str], None]) -> Path:
+    """Run the demonstration, or go on where it was stopped.
+
+    Parameters
+    ----------
+    out : Path
+        Its folder.
+    size : {"tiny", "standard"}
+        "standard" takes minutes and shows what masks change; "tiny" only that everything works.
+    seed : int
+        The same seed gives the same images and the same training.
+    say : callable
+        Is told what is done and how long it took, a line each.
+
+    Returns
+    -------
+    Path
+        The page, `out`/report.html; beside it lie picture.png and every step's folder.
+
+    Raises
+    ------
+    ArtSegError
+        `out` holds something else, CellProfiler is missing, or a step fails; run it again to go on.
+    """
+    from artseg_models.cellprofiler import find_cellprofiler
+
+    find_cellprofiler()  # better said before the training than after it
+    state = _State(out, {"size": size, "seed": seed, "artseg_version": __version__})
+    steps = _steps(out, SCALES[size], size, seed, state)
+    started = time.monotonic()
+    for number, step in enumerate(steps, start=1):
+        heading = f"Step {number} of {len(steps)}: {step.name}"
+        if step.name in state.seconds and step.makes.exists():
+            say(f"{heading} - done before, in {state.seconds[step.name]:.0f} s")
+            continue
+        say(heading)
+        begun = time.monotonic()
+        step.run()
+        state.done(step.name, time.monotonic() - begun)
+        say(f"  took {state.seconds[step.name]:.0f} s")
+    say(f"Done in {time.monotonic() - started:.0f} s. Open {out / 'report.html'}")
+    return out / "report.html"
+
+
+class _State:
+    """What is done, in `out`/demo.json."""
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self._path = out / "demo.json"
+        self._settings = settings
+        self.seconds: dict[str, float] = {}
+        if self._path.exists():
+            there = read_json(self._path)
+            if there["settings"] != settings:
+                raise ArtSegError(
+                    f"{out} holds a demonstration with other settings: {there['settings']}, not {dict(settings)}. "
+                    "Choose another folder with --out, or remove this one."
+                )
+            self.seconds = there["seconds"]
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ArtSegError(
+                f"Expected a new or empty folder, or one of an earlier demonstration, but {out} holds other files. "
+                "Choose another one with --out."
+            )
+        else:
+            self._write()
+
+    def done(self, name: str, seconds: float) -> None:
+        self.seconds[name] = round(seconds, 1)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"settings": self._settings, "seconds": self.seconds})
+
+
+def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> list[Step]:
+    training, plate, run, packages = out / "training", out / "plate", out / "runs" / "demo", out / "packages"
+    package = packages / "demo-unet.zip"
+    plugins, evaluation = out / "plugins", out / "evaluation"
+    measured = {name: out / "cellprofiler" / name for name in ("no_masking", "artifacts_masked")}
+    fields = scale.wells * scale.fields_per_well
+    side = f"{scale.side} x {scale.side} pixels"
+
+    def simulate_training() -> object:
+        from artseg_models.simulate import simulate_training_set
+
+        return simulate_training_set(training, fields=scale.fields, shape=(scale.side, scale.side), seed=seed)
+
+    def train_model() -> object:
+        from artseg_models.methods import train
+
+        return train(training / "labels.csv", run, preset="quick", seed=seed, overrides=scale.overrides)
+
+    def export() -> object:
+        from artseg_models.packages.export import export_packages
+
+        return export_packages(run, packages, name="demo")
+
+    def score() -> object:
+        from artseg_models.evaluate import evaluate, write_evaluation
+        from artseg_models.labels import read_labels
+        from artseg_models.packages.read import read_package
+        from artseg_models.predict import Predictor
+        from artseg_models.report.montage import write_montage
+
+        predictor = Predictor(read_package(package))
+        result = evaluate(predictor, read_labels(training / "labels.csv").of_split("test"))
+        write_montage(predictor, result, evaluation / "overlays.png")
+        return write_evaluation(result, evaluation)
+
+    def simulate_measured_plate() -> object:
+        from artseg_models.simulate import simulate_plate
+
+        # another seed than the training set, so that the model has not seen these fields
+        return simulate_plate(
+            plate,
+            wells=scale.wells,
+            fields_per_well=scale.fields_per_well,
+            shape=(scale.side, scale.side),
+            seed=seed + 1,
+        )
+
+    def install_module() -> object:
+        from artseg_models.cellprofiler import install
+
+        return install(plugins=plugins)
+
+    def run_cellprofiler(name: str) -> object:
+        from artseg_models.cellprofiler import find_pipeline, run_pipeline
+
+        model = package if name == "artifacts_masked" else None
+        return run_pipeline(find_pipeline(name), plate, measured[name], package=model, plugins=plugins)
+
+    def show() -> object:
+        return _write_page(out, scale, size, seed, state.seconds)
+
+    return [
+        Step(
+            f"simulate {scale.fields} training fields of {side}, each called clean or artifact",
+            training / "labels.csv",
+            simulate_training,
+        ),
+        Step("train the quick preset from these labels alone", run / "result.json", train_model),
+        Step("export the model as Model Zoo packages and check every weight format", package, export),
+        Step("score the model on the test split (masks for scoring only)", evaluation / "evaluation.json", score),
+        Step(
+            f"simulate a plate of {scale.wells} wells, {fields} fields in three channels",
+            plate / "truth.csv",
+            simulate_measured_plate,
+        ),
+        Step("install the module SegmentArtifacts into a plugins folder", plugins, install_module),
+        Step(
+            "measure nuclei in CellProfiler without artifact masks",
+            measured["no_masking"] / "Image.csv",
+            lambda: run_cellprofiler("no_masking"),
+        ),
+        Step(
+            "measure nuclei in CellProfiler with artifact masks",
+            measured["artifacts_masked"] / "Image.csv",
+            lambda: run_cellprofiler("artifacts_masked"),
+        ),
+        Step("compare both with the simulated truth and write the page", out / "report.html", show),
+    ]
+
+
+def _write_page(out: Path, scale: Scale, size: Size, seed: int, seconds: Mapping[str, float]) -> None:
+    from artseg_models.cellprofiler import cellprofiler_version, find_cellprofiler
+    from artseg_models.images import read_image
+    from artseg_models.report.comparison import FieldKey, compare, field_name, read_measurements, read_truth
+    from artseg_models.report.page import Facts, chosen_fields, write_page
+    from artseg_models.report.panels import FieldImages
+    from artseg_models.report.picture import write_picture
+
+    plate, measured = out / "plate", out / "cellprofiler"
+    comparison = compare(
+        read_truth(plate), read_measurements(measured / "no_masking"), read_measurements(measured / "artifacts_masked")
+    )
+    model = read_json(out / "evaluation" / "evaluation.json")
+    audit = model["audit"]
+
+    def images(key: FieldKey) -> FieldImages:
+        brightfield, dna = (
+            read_image(plate / f"{field_name(*key)}_{channel}.tiff") for channel in ("brightfield", "dna")
+        )
+        return FieldImages(brightfield.pixels, dna.pixels)
+
+    facts = Facts(
+        simulated=(
+            f"All images are simulated: cells, nuclei, light, noise and artifacts. {scale.fields} fields of view "
+            "served for training; the plate was not among them.",
+            "Artifacts (such as dust, fibres, bubbles and clumps of dead cells) change all channels: they absorb, "
+            "bend light or glow.",
+            "Each well has a dose that raises the signal of its cells; so the true value of each measurement is known.",
+        ),
+        command=f"artseg demo --size {size} --seed {seed}",
+        steps=tuple((name[0].upper() + name[1:], taken) for name, taken in seconds.items()),
+        provenance={
+            "Model": audit["model_id"],
+            "SHA-256": audit["model_sha256"],
+            "Cutoff": f"{audit['cutoff']:.3g}",
+            "Smallest artifact": f"{audit['smallest_artifact_px']} px",
+            "Gate": "none" if audit["gate_threshold"] is None else f"{audit['gate_threshold']:.3g}",
+            "artseg": __version__,
+            "CellProfiler": cellprofiler_version(find_cellprofiler()),
+            "Seed": str(seed),
+            "Size": size,
+        },
+        model=model,
+    )
+    shown = chosen_fields(comparison)[0]
+    write_picture(shown, images((shown.truth.well, shown.truth.site)), out / "picture.png")
+    write_page(out / "report.html", comparison, images, facts)
