@@ -38,7 +38,9 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more of what is done.")] = False,
 ) -> None:
     """Options of every command."""
@@ -77,7 +79,8 @@ def labels_check(
 def _show_labels(report: LabelReport) -> None:
     from artseg_models.labels import SPLITS
 
-    images = Table(title=f"Images of {report.source}", title_justify="left")
+    console.print(f"Labels of {report.source}", highlight=False)
+    images = Table()
     for name in ("split", "clean", "artifact"):
         images.add_column(name, justify="left" if name == "split" else "right")
     for split in (*SPLITS, None):
@@ -94,7 +97,10 @@ def _show_labels(report: LabelReport) -> None:
             {f"{size:g} um" if size else "unknown": number for size, number in report.pixel_sizes_um.most_common()},
         ),
     ):
-        facts.add_row(name, ", ".join(f"{value} ({number} images)" for value, number in counted.items()) or "-")
+        shown = [f"{value} ({number} images)" for value, number in list(counted.items())[:5]]
+        if len(counted) > len(shown):
+            shown.append(f"and {len(counted) - len(shown)} more")
+        facts.add_row(name, ", ".join(shown) or "-")
     facts.add_row("Groups", str(report.groups))
     facts.add_row("Masks", f"{report.masks}. {report.polarity}".strip())
     facts.add_row("Twice", f"{len(report.duplicates)} images occur more than once")
@@ -105,7 +111,6 @@ def _show_labels(report: LabelReport) -> None:
     console.print(
         f"{len(report.errors)} errors, {len(report.warnings)} warnings.", style="red" if report.errors else "green"
     )
-
 
 
 simulate_app = typer.Typer(no_args_is_help=True, help="Make images whose truth is known.")
@@ -158,6 +163,98 @@ def simulate_a_plate(
 
 
 # ---- training, prediction ----
+
+
+@app.command(rich_help_panel="Main job")
+def train(
+    labels: Annotated[
+        Path,
+        typer.Argument(help="labels.csv, a folder with clean/ and artifact/, or one in the layout of ArtSeg-CHO-M4R."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder, e.g. runs/my-plate.")],
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="quick: small networks on binned images, minutes on a laptop. paper: ResNet50 and the full U-Net for "
+            "150 epochs, as published; for a GPU."
+        ),
+    ] = "quick",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change one setting of the preset, e.g. --set unet.schedule.epochs=30 --set binning=2 "
+            "--set device=cuda. Repeat for more; configuration.json in a run folder shows all names.",
+        ),
+    ] = None,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Train only; run `artseg export` later.")] = False,
+) -> None:
+    """Learn to find artifacts from labels clean and artifact, two seconds an image.
+
+    A classifier learns the labels, ScoreCAM shows which pixels convinced it, a U-Net learns these pixels. Pixel masks
+    are never read, nor are images of the test split. A run that was stopped goes on with the same command.
+    """
+    from artseg_models.methods import train as train_run
+    from artseg_models.packages.export import export_packages
+    from artseg_models.training.configuration import parse_overrides
+
+    run = train_run(labels, out, preset=preset, seed=seed, overrides=parse_overrides(settings or []))
+    console.print(f"Trained: {run}")
+    if no_export:
+        return
+    for package in export_packages(run, run / "packages"):
+        console.print(f"Package: {package}")
+
+
+@app.command(rich_help_panel="Main job")
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="Model Zoo package: a .zip file or a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, pictures and artifacts.csv.")],
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    cutoff: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Artifact from this probability on. Default: as the model says.")
+    ] = None,
+    smallest_artifact: Annotated[
+        int | None, typer.Option(min=0, help="Drop smaller artifacts (pixels). Default: as the model says.")
+    ] = None,
+    gate_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Image probability below which an image is clean. Default: as the model says."),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Whether the classifier may call a whole image clean.")
+    ] = True,
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    probability: Annotated[bool, typer.Option("--probability", help="Also write the probability maps.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Write pictures with the artifacts outlined.")] = True,
+) -> None:
+    """Write an artifact mask (255 = artifact) for every image, and one table for all."""
+    from artseg_models.packages.read import read_package
+    from artseg_models.predict import Predictor
+    from artseg_models.segment import images_of, segment_images
+
+    done = segment_images(
+        Predictor(read_package(model), device=device),
+        images_of(images),
+        out,
+        cutoff=cutoff,
+        smallest_artifact_px=smallest_artifact,
+        gate=gate,
+        gate_threshold=gate_threshold,
+        plane=plane,
+        probability=probability,
+        overlay=overlay,
+    )
+    console.print(f"{done.done} images segmented; table: {done.table}")
+    if done.failed:
+        listed = "\n".join(f"  {path}: {reason}" for path, reason in done.failed)
+        raise ArtSegError(
+            f"{len(done.failed)} of {done.done + len(done.failed)} images could not be segmented:\n{listed}"
+        )
+
 
 # ---- packages ----
 
@@ -329,6 +426,27 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
     for item, reason in evaluation.failed:
         console.print(f"[bold red]Not scored:[/] {escape(str(item.path))}: {escape(reason)}", highlight=False)
 
+
+@app.command("demo", rich_help_panel="Main job")
+def run_demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", file_okay=False, help="Folder for everything that is made.")
+    ] = Path("demo"),
+    size: Annotated[
+        Literal["tiny", "standard"],
+        typer.Option(help="standard shows what masks change, in minutes; tiny only that everything works."),
+    ] = "standard",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images and training.")] = 0,
+) -> None:
+    """Show the whole chain on simulated images: train, export, measure in CellProfiler with and without masks.
+
+    Run it again to go on where it was stopped.
+    """
+    from artseg_models.demo import demo
+
+    demo(out, size=size, seed=seed, say=lambda line: console.print(line, highlight=False, soft_wrap=True))
+
+
 # ---- CellProfiler, service ----
 
 cellprofiler_app = typer.Typer(no_args_is_help=True, help="Set up CellProfiler and run pipelines without its window.")
@@ -424,7 +542,6 @@ def serve(
         except server.AlreadyRunningError as error:
             Console(stderr=True).print(str(error), highlight=False)
             raise typer.Exit(server.ALREADY_RUNNING) from error
-
 
 
 def main() -> None:

@@ -235,8 +235,8 @@ def with_splits(
     """Give a split to the images that have none.
 
     Whole groups go to one split; clean and artifact images are shared out each by the fractions, as near as groups
-    allow. A group of which some images have a split joins it. The outcome depends on the seed and the group names,
-    not on the order of the images.
+    allow, and no split is left without a class where there are groups enough. A group of which some images have a
+    split joins it. The outcome depends on the seed and the group names, not on the order of the images.
 
     Parameters
     ----------
@@ -280,12 +280,40 @@ def with_splits(
         splits[name] = split
         for label in LABELS:
             wanted[split, label] -= sizes[label]
+    _fill_up(splits, members, drawn, [split for split, share in zip(SPLITS, fractions, strict=True) if share > 0])
     return LabelSet(
         images=tuple(
             image if image.split is not None else replace(image, split=splits[image.group]) for image in labels.images
         ),
         source=labels.source,
     )
+
+
+def _fill_up(
+    splits: dict[str, Split],
+    members: Mapping[str, Sequence[LabelledImage]],
+    movable: Sequence[str],
+    wanted: Sequence[Split],
+) -> None:
+    """Move small groups from train to splits that lack a class, as long as train keeps both."""
+
+    def classes(split: Split, without: str = "") -> set[Label]:
+        return {
+            image.label
+            for name, images in members.items()
+            if splits[name] == split and name != without
+            for image in images
+        }
+
+    for split in wanted:
+        for label in LABELS:
+            if split == "train" or label in classes(split):
+                continue
+            for name in sorted(movable, key=lambda one: len(members[one])):
+                has_it = any(image.label == label for image in members[name])
+                if splits[name] == "train" and has_it and len(classes("train", without=name)) == len(LABELS):
+                    splits[name] = split
+                    break
 
 
 def read_mask(item: LabelledImage, *, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -19,7 +19,11 @@ from artseg_models.simulate.shapes import (
     grain,
     smooth_field,
     splat,
+    window,
 )
+
+_FADE = 8
+"""Pixels over which an artifact's window fades into the field."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,27 @@ def _square(reach: float) -> _Layer:
     return _layer(2 * math.ceil(reach) + 1, 2 * math.ceil(reach) + 1)
 
 
+def _ramp(length: int) -> Floats:
+    """Rise from 0 to 1 over the first pixels and fall again over the last."""
+    at = np.arange(length, dtype=np.float32)
+    return np.clip(np.minimum(at, length - 1 - at) / _FADE, 0, 1)
+
+
 def _see(layer: _Layer, *, defocus: float, haze: float, shading: float = 1.0) -> Artifact:
     """Look at matter: brightfield at `defocus`, fluorescence blurred by `haze` pixels."""
     shade = np.exp(-2 * shading * layer.absorption)
+    # fringes and haze go on beyond the window: let them end softly
+    rows, columns = (_ramp(length) for length in layer.phase.shape)
+    fade = np.minimum(rows[:, None], columns[None, :])
 
     def blurred(image: Floats) -> Floats:
         return broad_blur(image, haze) if haze >= 3 else gaussian(image, max(haze, 0.8))
 
     return Artifact(
-        transmission=transmitted(layer.phase, layer.absorption, defocus=defocus),
-        shade=blurred(shade.astype(np.float32)),
-        dna_glow=blurred(layer.dna),
-        signal_glow=blurred(layer.signal),
+        transmission=1 + fade * (transmitted(layer.phase, layer.absorption, defocus=defocus) - 1),
+        shade=1 + fade * (blurred(shade.astype(np.float32)) - 1),
+        dna_glow=fade * blurred(layer.dna),
+        signal_glow=fade * blurred(layer.signal),
     )
 
 
@@ -86,26 +99,27 @@ def _focus(random: np.random.Generator, *, widest: float) -> tuple[float, float]
     return random.choice([-1.0, 1.0]) * (1.5 + away), 0.9 + 0.55 * math.sqrt(away)
 
 
+def _margin(defocus: float, haze: float) -> float:
+    """Room around matter for its fringes and its haze, in pixels."""
+    return 14 + 3 * haze + 2 * math.sqrt(abs(defocus)) + 0.12 * abs(defocus)
+
+
 def _blob(
     random: np.random.Generator, layer: _Layer, y: float, x: float, radius: float, *, waves: float
 ) -> tuple[tuple[slice, slice], Floats]:
-    """Relative distance from the middle of an irregular blob, and where in the layer it lies."""
+    """Draw an irregular blob: where in the layer it lies, and the relative distance from its middle."""
     outline = draw_outline(
         random, radius=radius, elongation=random.uniform(1, 1.9), waves=waves, roughness=random.uniform(0, 0.12)
     )
-    row, column, reach = int(y), int(x), outline.reach + 1
-    relative, _ = outline.relative_distance(y=y - row, x=x - column, reach=reach)
-    height, width = layer.phase.shape
-    top, left, bottom, right = max(0, row - reach), max(0, column - reach), row + reach + 1, column + reach + 1
-    own = relative[top - row + reach : height - row + reach, left - column + reach : width - column + reach]
-    return (slice(top, min(bottom, height)), slice(left, min(right, width))), own
+    where, around = window(y=y, x=x, reach=outline.reach + 1, shape=layer.phase.shape)
+    return where, outline.relative_distance(around)
 
 
 def _dust(random: np.random.Generator, size: float) -> Artifact:
     """Draw a speck that swallows light, now and then with a lint of its own glow."""
     radius = max(2.0, size / 2)
     defocus, haze = _focus(random, widest=120)
-    layer = _square(radius * 2.6 + 14 + 3 * haze)
+    layer = _square(radius * 2.6 + _margin(defocus, haze))
     middle = layer.phase.shape[0] / 2
     where, relative = _blob(random, layer, middle, middle, radius, waves=0.3)
     solid = np.clip((1 - relative) * radius / 1.5 + 0.5, 0, 1)
@@ -120,11 +134,11 @@ def _dust(random: np.random.Generator, size: float) -> Artifact:
 
 def _fibre(random: np.random.Generator, size: float) -> Artifact:
     """Draw a hair or textile fibre: long, of even width, lens-like, often glowing in the blue."""
-    length = size * 4
-    width = random.uniform(1.6, 5.5) * (1.4 if size > 90 else 1)
-    defocus, haze = _focus(random, widest=150)
-    y, x = draw_curve(random, length=length, bend=random.uniform(0.2, 2.2))
-    margin = width + 16 + 3 * haze
+    length = size * random.uniform(3, 6)
+    width = random.uniform(1.2, 3.2) * (1 + size / 150)
+    defocus, haze = _focus(random, widest=110)
+    y, x = draw_curve(random, length=length, bend=random.uniform(0.3, 3.0))
+    margin = width + _margin(defocus, haze)
     layer = _layer(math.ceil(np.ptp(y) + 2 * margin), math.ceil(np.ptp(x) + 2 * margin))
     distance = distance_to_curve(layer.phase.shape, y - y.min() + margin, x - x.min() + margin)
     wide = width * (1 + 0.12 * smooth_field(random, layer.phase.shape, 40))
@@ -141,17 +155,17 @@ def _debris(random: np.random.Generator, size: float) -> Artifact:
     """Draw a scatter of refracting fragments of cells and plastic."""
     defocus, haze = _focus(random, widest=40)
     spread = max(3.0, size / 2)
-    layer = _square(2.2 * spread + 16)
+    layer = _square(2.2 * spread + _margin(defocus, haze))
     middle = layer.phase.shape[0] / 2
-    for _ in range(int(np.clip(random.poisson(4 + spread / 2.5), 3, 70))):
-        y, x = middle + random.normal(0, spread / 1.8, 2)
-        radius = min(random.gamma(3, 0.9) + 1.2, 8)
+    for _ in range(int(np.clip(random.poisson(4 + spread / 1.6), 3, 90))):
+        y, x = middle + random.normal(0, spread / 1.6, 2)
+        radius = min(random.gamma(1.5, 1.1) + 0.9, 8)
         if not (0 <= y < layer.phase.shape[0] and 0 <= x < layer.phase.shape[1]):
             continue
         where, relative = _blob(random, layer, y, x, radius, waves=0.35)
         solid = np.clip((1 - relative) * radius / 1.2, 0, 1)
-        layer.phase[where] += random.uniform(0.8, 3.0) * solid
-        layer.absorption[where] += random.uniform(0, 0.35) * solid
+        layer.phase[where] += random.uniform(0.5, 2.4) * solid
+        layer.absorption[where] += random.uniform(0, 0.2) * solid
         layer.dna[where] += random.choice([0.0, 0.0, random.uniform(0.2, 1.2)]) * solid
         layer.signal[where] += random.uniform(0.0, 0.9) * solid
     return _see(layer, defocus=defocus, haze=haze)
@@ -162,7 +176,7 @@ def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
     spread = max(7.0, size / 2)
     defocus = random.choice([-1.0, 1.0]) * random.uniform(2, 9)
     haze = random.uniform(1.2, 3.5) + 0.015 * size
-    layer = _square(2.0 * spread + 24)
+    layer = _square(2.0 * spread + _margin(defocus, haze))
     height = layer.phase.shape[0]
     middle = height / 2
     stretch = random.uniform(1, 2)
@@ -179,7 +193,7 @@ def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
         layer.phase[where] += random.uniform(1.2, 3.6) * cap
         layer.absorption[where] += random.uniform(0.02, 0.2) * cap
         core = np.clip((0.75 - relative) * 3, 0, 1)
-        layer.dna[where] += random.choice([0.1, 0.5, 1.0, 2.0]) * random.uniform(0.5, 1.3) * core
+        layer.dna[where] += random.choice([0.1, 0.7, 1.5, 3.0]) * random.uniform(0.5, 1.3) * core
         layer.signal[where] += random.uniform(0.1, 1.1) * cap
     body = np.clip(layer.absorption / 0.08, 0, 1)
     layer.phase = (layer.phase + 0.7 * grain(random, layer.phase.shape, 1.3) * body).astype(np.float32)
@@ -195,14 +209,9 @@ def _bubble(random: np.random.Generator, size: float) -> Artifact:
     soft = random.uniform(0.8, 1.5 + 0.03 * radius)
     layer = _square(radius * 1.25 + 14 + 3 * soft)
     outline = draw_outline(random, radius=radius, elongation=random.uniform(1, 1.12), waves=0.02)
-    relative, _ = outline.relative_distance(y=0.5, x=0.5, reach=layer.phase.shape[0] // 2)
-    relative = relative[: layer.phase.shape[0], : layer.phase.shape[1]]
-    if relative.shape != layer.phase.shape:
-        relative = np.pad(
-            relative,
-            ((0, layer.phase.shape[0] - relative.shape[0]), (0, layer.phase.shape[1] - relative.shape[1])),
-            mode="edge",
-        )
+    height, width = layer.phase.shape
+    _, around = window(y=height / 2, x=width / 2, reach=max(height, width), shape=(height, width))
+    relative = outline.relative_distance(around)
     rim = random.uniform(0.55, 0.85)
     ring = np.exp(-(np.abs((relative - (1 + rim) / 2) / ((1 - rim) / 2)) ** 3))
     bright = np.exp(-(((relative - rim + 0.02) / 0.05) ** 2))
@@ -241,7 +250,7 @@ def _bacteria(random: np.random.Generator, size: float) -> Artifact:
     """Draw a colony of rods, which every DNA dye stains."""
     spread = max(5.0, size / 2)
     defocus, haze = _focus(random, widest=8)
-    layer = _square(2.6 * spread + 18)
+    layer = _square(2.6 * spread + _margin(defocus, haze))
     middle = layer.phase.shape[0] / 2
     count = int(np.clip(random.uniform(0.5, 1.5) * 0.09 * spread**2 + 8, 8, 900))
     nests = int(random.integers(1, 5))
@@ -264,9 +273,9 @@ def _scratch(random: np.random.Generator, size: float) -> Artifact:
     """Draw scratches in the plate's bottom: thin, nearly straight, ragged."""
     length = size * 3.5
     defocus, haze = _focus(random, widest=25)
-    lines = int(random.integers(1, 4))
+    lines = int(random.integers(1, 5))
     y, x = draw_curve(random, length=length, bend=random.uniform(0.02, 0.25))
-    margin = 34 + 3 * haze
+    margin = 20 + _margin(defocus, haze)
     layer = _layer(math.ceil(np.ptp(y) + 2 * margin), math.ceil(np.ptp(x) + 2 * margin))
     shape = layer.phase.shape
     for _ in range(lines):
@@ -275,10 +284,10 @@ def _scratch(random: np.random.Generator, size: float) -> Artifact:
         distance = distance_to_curve(
             shape, y[part] - y.min() + margin + aside[0], x[part] - x.min() + margin + aside[1]
         )
-        width = random.uniform(0.9, 2.6) * np.clip(1 + 0.5 * smooth_field(random, shape, 9), 0.25, 2.2)
+        width = random.uniform(0.6, 1.5) * np.clip(1 + 0.5 * smooth_field(random, shape, 9), 0.25, 2.2)
         groove = np.exp(-((distance / width) ** 2))
-        layer.phase -= (random.uniform(0.8, 3.0) * groove).astype(np.float32)
-        layer.absorption += (random.uniform(0.02, 0.35) * groove).astype(np.float32)
+        layer.phase -= (random.uniform(0.4, 1.8) * groove).astype(np.float32)
+        layer.absorption += (random.uniform(0.02, 0.25) * groove).astype(np.float32)
     layer.signal = (random.uniform(0, 0.15) * np.minimum(layer.absorption * 5, 1)).astype(np.float32)
     return _see(layer, defocus=defocus, haze=haze)
 
@@ -298,11 +307,11 @@ ARTIFACTS: dict[str, Callable[[np.random.Generator, float], Artifact]] = {
 LARGEST: dict[str, float] = {
     "dust": 60.0,
     "fibre": 150.0,
-    "debris": 150.0,
-    "dead clump": 190.0,
-    "bubble": 240.0,
-    "out-of-focus blob": 200.0,
-    "bacteria": 150.0,
-    "scratch": 130.0,
+    "debris": 200.0,
+    "dead clump": 220.0,
+    "bubble": 260.0,
+    "out-of-focus blob": 240.0,
+    "bacteria": 200.0,
+    "scratch": 150.0,
 }
 """Largest size of a kind in pixels."""

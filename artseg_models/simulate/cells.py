@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from artseg_models.simulate.shapes import Floats, Outline, draw_outline, gaussian, grain, smooth_field, splat
+from artseg_models.simulate.shapes import Floats, Outline, draw_outline, gaussian, grain, smooth_field, splat, window
 
 _NUCLEUS_RADIUS = (7.5, 12.0)
 """Smallest and largest in pixels: 15 to 24 pixels across, which CellProfiler's usual settings find."""
@@ -72,16 +72,6 @@ def _draw_cell(random: np.random.Generator, turn: float) -> Outline:
     )  # fmt: skip
 
 
-def _window(y: int, x: int, reach: int, shape: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a window of a shape's own lies in the canvas, and which part of it."""
-    top, left = max(0, y - reach), max(0, x - reach)
-    bottom, right = min(shape[0], y + reach + 1), min(shape[1], x + reach + 1)
-    return (slice(top, bottom), slice(left, right)), (
-        slice(top - y + reach, bottom - y + reach),
-        slice(left - x + reach, right - x + reach),
-    )
-
-
 def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: int, signal_level: float) -> Cells:
     """Draw the live cells of a canvas.
 
@@ -104,38 +94,36 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
     phase = np.zeros(shape, dtype=np.float32)
     nuclear = np.zeros(shape, dtype=np.float32)
     rim = np.zeros(shape, dtype=np.float32)
+    thick = np.zeros(shape, dtype=np.float32)
     dna = np.zeros(shape, dtype=np.float32)
     stain = np.zeros(shape, dtype=np.float32)
     organelles: list[NDArray[np.float64]] = []
     nucleoli: list[NDArray[np.float64]] = []
     for number, (y, x) in enumerate(places, start=1):
-        row, column = int(y), int(x)
-        round_cell = random.uniform() < 0.04
+        round_cell = random.uniform() < 0.03
         outline = (
-            draw_outline(random, radius=random.uniform(11, 14), elongation=random.uniform(1, 1.15), waves=0.04)
+            draw_outline(random, radius=random.uniform(10, 13), elongation=random.uniform(1, 1.2), roughness=0.015)
             if round_cell
             else _draw_cell(random, turn)
         )
-        reach = outline.reach + 1
-        canvas, own = _window(row, column, reach, shape)
-        relative, distance = outline.relative_distance(y=y - row, x=x - column, reach=reach)
-        relative, distance = relative[own], distance[own]
+        canvas, around = window(y=y, x=x, reach=outline.reach + 1, shape=shape)
+        relative = outline.relative_distance(around)
         inside = relative < nearest[canvas]
         cells[canvas][inside] = number
         nearest[canvas][inside] = relative[inside]
-        depth = np.clip((1 - relative) * np.minimum(outline.radii.mean(), 30), 0, None)  # about pixels from the rim
-        dome = np.clip(1 - relative**2, 0, 1)
-        ruffle = np.clip(smooth_field(random, relative.shape, 18) + 0.2, 0, 2)
+        depth = np.clip((1 - relative) * min(float(outline.radii.mean()), 30.0), 0, None)  # about pixels from the rim
+        dome = np.clip(1 - outline.smooth(0.95).relative_distance(around) ** 2, 0, 1)
         if round_cell:
-            phase[canvas] += random.uniform(2.5, 4.5) * np.sqrt(dome)
+            knobs = 1 + 0.15 * smooth_field(random, relative.shape, 5)
+            phase[canvas] += random.uniform(1.6, 3.2) * np.sqrt(np.clip(1 - relative**2, 0, 1)) * knobs
         else:
-            height = random.uniform(0.7, 1.3)
-            phase[canvas] += height * (0.25 * np.clip(depth / 2.5, 0, 1) + 0.9 * dome**2)
-            rim[canvas] += height * ruffle * np.exp(-(((depth - 2.0) / 1.3) ** 2)) * (relative < 1)
+            height = random.uniform(0.6, 1.3)
+            thick[canvas] = np.maximum(thick[canvas], dome)
+            ruffle = np.clip(smooth_field(random, relative.shape, 14) + 0.1, 0, 2)
+            phase[canvas] += height * (0.16 * np.clip(depth / 2.5, 0, 1) + 0.8 * dome**2)
+            rim[canvas] += height * ruffle * np.exp(-(((depth - 1.8) / 1.2) ** 2)) * (relative < 1)
         level = signal_level * random.lognormal(0, 0.25)
-        stain[canvas] = np.maximum(
-            stain[canvas], (level * (0.12 * np.clip(depth / 3, 0, 1) + 0.95 * dome**1.8)).astype(np.float32)
-        )
+        stain[canvas] = np.maximum(stain[canvas], level * (0.1 * np.clip(depth / 3, 0, 1) + 0.9 * dome**1.5))
         # the nucleus sits a little off the middle
         offset = random.normal(0, 0.08 * float(outline.radii.min()), 2)
         nucleus = draw_outline(
@@ -145,13 +133,8 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
             waves=0.13,
         )
         ny, nx = y + offset[0], x + offset[1]
-        row, column = int(ny), int(nx)
-        reach = nucleus.reach + 4
-        canvas, own = _window(row, column, reach, shape)
-        if canvas[0].start >= canvas[0].stop or canvas[1].start >= canvas[1].stop:
-            continue
-        relative, _ = nucleus.relative_distance(y=ny - row, x=nx - column, reach=reach)
-        relative = relative[own]
+        canvas, around = window(y=ny, x=nx, reach=nucleus.reach + 4, shape=shape)
+        relative = nucleus.relative_distance(around)
         inside = (relative < 1) & (nuclei[canvas] == 0)
         nuclei[canvas][inside] = number
         cells[canvas][inside] = number
@@ -162,34 +145,35 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
         content = random.choice([1.0, 1.0, 1.0, 1.9]) * random.lognormal(0, 0.12)
         density = content * (9.5 / radius) ** 2 * (1.8 if round_cell else 1)
         chromatin = 1 + 0.22 * grain(random, relative.shape, 1.6) + 0.15 * smooth_field(random, relative.shape, 7)
-        profile = soft * (0.75 + 0.25 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
-        dna[canvas] = np.maximum(dna[canvas], (density * profile * np.clip(chromatin, 0.3, 2)).astype(np.float32))
+        profile = soft * (0.7 + 0.3 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
+        dna[canvas] = np.maximum(dna[canvas], density * profile * np.clip(chromatin, 0.3, 2))
         spots = int(random.integers(1, 4))
-        angle, away = random.uniform(0, 2 * np.pi, spots), random.uniform(0, 0.55, spots) * radius
+        angle, away = random.uniform(0, 2 * np.pi, spots), random.uniform(0.15, 0.6, spots) * radius
         nucleoli.append(np.stack([ny + away * np.sin(angle), nx + away * np.cos(angle)]))
         if not round_cell:
-            grains = int(random.integers(30, 120))
+            grains = int(random.integers(30, 150))
             angle = random.uniform(0, 2 * np.pi, grains)
-            away = radius + random.gamma(1.6, 0.16 * float(outline.radii.mean()), grains)
+            away = 0.8 * radius + random.gamma(1.6, 0.15 * float(outline.radii.mean()), grains)
             edge = outline.radii[(angle / (2 * np.pi) * len(outline.radii)).astype(np.int64)] * 0.9
             keep = away < edge
             organelles.append(np.stack([y + (away * np.sin(angle)), x + (away * np.cos(angle))])[:, keep])
-    body = cells > 0
-    texture = gaussian(body.astype(np.float32), 1.5)
+    body = gaussian((cells > 0).astype(np.float32), 1.5)
     points = np.concatenate(organelles, axis=1) if organelles else np.zeros((2, 0))
-    sign = random.choice([-0.6, 1.0, 1.0], points.shape[1]) * random.gamma(3, 0.9, points.shape[1])
-    fine = gaussian(splat(shape, points[0], points[1], sign), 0.9)
-    spots = np.concatenate(nucleoli, axis=1) if nucleoli else np.zeros((2, 0))
-    dots = gaussian(splat(shape, spots[0], spots[1], random.uniform(6, 14, spots.shape[1])), 1.7)
-    phase += 0.25 * rim + fine * texture + 0.06 * grain(random, shape, 1.4) * texture
-    phase += 0.05 * grain(random, shape, 3.0) * texture - 0.22 * nuclear + 0.6 * dots * nuclear
-    vesicles = np.abs(fine)
-    stain *= np.clip(1 + 0.12 * grain(random, shape, 2.2) + 0.1 * grain(random, shape, 5.0), 0.3, 2)
-    stain *= 1 + 0.5 * np.minimum(vesicles, 1.0)
-    dna *= np.clip(1 - 1.4 * dots, 0.35, 1)
+    # most granules are denser than the cell's water, lipid drops most of all; vacuoles are thinner
+    strength = random.choice([-0.5, 1.0, 1.0], points.shape[1]) * random.gamma(1.3, 0.9, points.shape[1])
+    fine = gaussian(splat(shape, points[0], points[1], strength), 0.85)
+    middles = np.concatenate(nucleoli, axis=1) if nucleoli else np.zeros((2, 0))
+    dots = gaussian(splat(shape, middles[0], middles[1], random.uniform(5, 11, middles.shape[1])), 1.6)
+    noise, coarse = grain(random, shape, 1.3), grain(random, shape, 3.0)
+    # the thin rim of a cell is smooth, its thick middle full of organelles
+    speckle = (0.09 * noise + 0.07 * coarse) * (0.2 + 0.8 * thick) * (1 - 0.5 * nuclear)
+    phase += 0.22 * rim + (fine + speckle) * body - 0.2 * nuclear + 0.5 * dots * nuclear
+    vesicles = np.minimum(np.abs(fine), 1.0)
+    stain *= np.clip(1 + 0.08 * noise + 0.14 * coarse, 0.3, 2) * (1 + 0.6 * vesicles)
+    dna *= np.clip(1 - 0.9 * dots, 0.45, 1)
     return Cells(
         phase=phase.astype(np.float32),
-        absorption=(0.05 * vesicles + 0.004 * texture).astype(np.float32),
+        absorption=(0.06 * vesicles + 0.004 * body).astype(np.float32),
         dna=dna.astype(np.float32),
         signal=stain.astype(np.float32),
         nuclei=nuclei,

@@ -21,6 +21,8 @@ PIXEL_SIZE_UM = 0.6
 """Side of a simulated pixel: nuclei of 15 to 25 pixels are 9 to 15 um wide."""
 
 _FIELDS_OF_A_WELL = 4
+_FEWEST_WELLS = 12
+"""Small sets have fewer fields of a well, so that every split gets some wells."""
 _COLUMNS_OF_A_PLATE = 12
 _ROWS_OF_A_PLATE = 8
 # Streams of chance that must not meet, whatever the number of a field
@@ -37,7 +39,7 @@ def simulate_training_set(
 ) -> Path:
     """Simulate brightfield fields with image-level labels, to train from.
 
-    Four fields each come from one well: they share lamp and focus, are one group and stay in one split.
+    Up to four fields each come from one well: they share lamp and focus, are one group and stay in one split.
 
     Parameters
     ----------
@@ -64,9 +66,10 @@ def simulate_training_set(
     """
     _check(fields=fields, seed=seed, artifact_fraction=artifact_fraction)
     spoilt = _spoilt(fields, artifact_fraction, seed)
+    of_a_well = min(_FIELDS_OF_A_WELL, max(1, fields // _FEWEST_WELLS))
     images: list[LabelledImage] = []
     for number in track(range(fields), "Simulating fields", fields):
-        well = number // _FIELDS_OF_A_WELL
+        well = number // of_a_well
         field = simulate_field(
             seed=(seed, _FIELDS, number),
             shape=shape,

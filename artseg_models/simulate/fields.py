@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,7 +25,9 @@ MOST_COVERED = 0.25
 
 _MARGIN = 48
 """Pixels drawn around the field and cut off, so that cells lie across its border."""
-_SMALLEST_MASK = 25
+_SMALLEST_MASK = 40
+"""Fewer visible pixels than this are no artifact that a person would label."""
+_SMALLEST_ARTIFACT = 8.0
 _TRIES = 12
 
 _fill_holes = cast(
@@ -198,9 +199,10 @@ def _spoil(
         if len(present) == wanted:
             break
         kind = kinds[int(random.integers(len(kinds)))]
-        # sizes even on a logarithmic scale, and none wider than about half of the field
+        # from specks to half of the field's width, on a logarithmic scale that leans to the larger half
         largest = min(LARGEST[kind], 0.5 * min(shape))
-        size = math.exp(random.uniform(math.log(min(5.0, largest / 2)), math.log(largest)))
+        smallest = min(_SMALLEST_ARTIFACT, largest / 2)
+        size = smallest * (largest / smallest) ** random.beta(1.6, 1.1)
         made = ARTIFACTS[kind](random, size)
         y, x = random.uniform(0.0, float(shape[0])), random.uniform(0.0, float(shape[1]))
         height, width = made.transmission.shape

@@ -105,8 +105,8 @@ def draw_look(random: np.random.Generator) -> Look:
     return Look(
         brightness=random.uniform(9000, 24000),
         defocus=random.uniform(1.6, 4.0) * random.choice([-1.0, 1.0]),
-        unevenness=random.uniform(0.01, 0.06),
-        photons_per_count=random.uniform(0.8, 2.5),
+        unevenness=random.uniform(0.008, 0.045),
+        photons_per_count=random.uniform(1.5, 4.0),
         dna_gain=random.uniform(5000, 14000),
         signal_gain=random.uniform(4000, 9000),
         dna_background=random.uniform(250, 800),

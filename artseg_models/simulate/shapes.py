@@ -41,14 +41,14 @@ def broad_blur(image: Floats, sigma: float) -> Floats:
     return image
 
 
-@functools.lru_cache(maxsize=32)
-def _weights(length: int, knots: int) -> Floats:
-    """Rows of cubic B-spline weights that turn `knots + 3` values into `length` smooth ones."""
-    at = np.linspace(0, knots, length, endpoint=False)
-    distance = np.abs(at[:, None] - (np.arange(knots + 3)[None, :] - 1))
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = np.clip(2 - distance, 0, None) ** 3 / 6
-    return np.where(distance < 1, near, far).astype(np.float32)
+@functools.lru_cache(maxsize=256)
+def _spline(length: int, knots: int) -> tuple[NDArray[np.int64], Floats]:
+    """First knot and the four cubic B-spline weights of each of `length` places among `knots + 3` knots."""
+    at = np.arange(length) * (knots / max(length, 1))
+    first = np.floor(at).astype(np.int64)
+    t = at - first
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+    return first, weights.astype(np.float32)
 
 
 def smooth_field(random: np.random.Generator, shape: tuple[int, int], scale: float) -> Floats:
@@ -70,9 +70,13 @@ def smooth_field(random: np.random.Generator, shape: tuple[int, int], scale: flo
     """
     knots = [max(1, round(length / scale)) for length in shape]
     values = random.standard_normal((knots[0] + 3, knots[1] + 3), dtype=np.float32)
-    field = _weights(shape[0], knots[0]) @ values @ _weights(shape[1], knots[1]).T
-    # weights of a cubic B-spline keep 0.479 of the variance along each axis
-    return (field / 0.479).astype(np.float32)
+    # sums of four, not a matrix product, whose last digit depends on the machine
+    first, weights = _spline(shape[0], knots[0])
+    along_y = sum(weights[tap][:, None] * values[first + tap] for tap in range(4))
+    first, weights = _spline(shape[1], knots[1])
+    field = sum(weights[tap][None, :] * np.take(along_y, first + tap, axis=1) for tap in range(4))
+    # the weights keep 0.479 of the variance along each axis
+    return np.asarray(field, dtype=np.float32) / np.float32(0.479)
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
@@ -98,27 +102,61 @@ class Outline:
         """Largest radius in whole pixels."""
         return int(np.ceil(float(self.radii.max())))
 
-    def relative_distance(self, *, y: float, x: float, reach: int) -> tuple[Floats, Floats]:
-        """Distance of pixels from the centre as a share of the outline's radius there.
+    def smooth(self, share: float) -> Outline:
+        """Give the same shape without processes and fine waves, `share` times as large."""
+        # in 1 / radius^2 an ellipse is a mean and a second harmonic: smoothing there keeps long cells long
+        turns = np.fft.rfft(self.radii**-2.0)
+        turns[4:] = 0
+        inverse = np.maximum(np.fft.irfft(turns, len(self.radii)), float(self.radii.max()) ** -2.0)
+        return Outline(radii=(share / np.sqrt(inverse)).astype(np.float32))
 
-        Parameters
-        ----------
-        y, x : float
-            Position of the centre within its pixel, 0 to 1.
-        reach : int
-            The window goes this far from the centre's pixel on each side.
+    def relative_distance(self, around: Polar) -> Floats:
+        """Distance as a share of the outline's radius in that direction: 0 in the centre, 1 on the outline."""
+        return around.distance / self.radii[around.angle]
 
-        Returns
-        -------
-        relative, distance : ndarray of float of shape (2 reach + 1, 2 reach + 1)
-            0 in the centre, 1 on the outline; and the distance in pixels.
-        """
-        rows = np.arange(-reach, reach + 1, dtype=np.float32)[:, None] - np.float32(y)
-        columns = np.arange(-reach, reach + 1, dtype=np.float32)[None, :] - np.float32(x)
-        distance = np.sqrt(rows**2 + columns**2)
-        angle = np.arctan2(rows, columns) * np.float32(_ANGLES / (2 * np.pi))
-        radius = self.radii[angle.astype(np.int32) % _ANGLES]
-        return distance / radius, distance
+
+@dataclass(frozen=True)
+class Polar:
+    """A window seen from a centre.
+
+    Attributes
+    ----------
+    distance : ndarray of float of shape (y, x)
+        From the centre, in pixels.
+    angle : ndarray of int of shape (y, x)
+        Index into an outline's radii.
+    """
+
+    distance: Floats
+    angle: NDArray[np.int32]
+
+
+def window(*, y: float, x: float, reach: int, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Polar]:
+    """Cut a window out of a canvas and see it from (y, x).
+
+    Parameters
+    ----------
+    y, x : float
+        Centre on the canvas, or less than `reach` beside it.
+    reach : int
+        The window goes this far on each side.
+    shape : tuple of int
+        (y, x) of the canvas.
+
+    Returns
+    -------
+    canvas : tuple of slice
+        Where it lies, cut at the canvas's borders.
+    around : Polar
+        The window as seen from (y, x).
+    """
+    top, left = max(0, int(y) - reach), max(0, int(x) - reach)
+    bottom, right = min(shape[0], int(y) + reach + 1), min(shape[1], int(x) + reach + 1)
+    rows = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
+    columns = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(x)
+    angle = np.arctan2(rows, columns) * np.float32(_ANGLES / (2 * np.pi))
+    around = Polar(distance=np.sqrt(rows**2 + columns**2), angle=angle.astype(np.int32) % _ANGLES)
+    return (slice(top, bottom), slice(left, right)), around
 
 
 def draw_outline(
@@ -157,15 +195,23 @@ def draw_outline(
     turn = random.uniform(0, np.pi) if turn is None else turn
     long, short = np.sqrt(elongation), 1 / np.sqrt(elongation)
     shape = long * short / np.hypot(short * np.cos(angle - turn), long * np.sin(angle - turn))
-    for count in range(2, 6):
-        shape = shape * (1 + random.normal(0, waves / count) * np.cos(count * angle + random.uniform(0, 2 * np.pi)))
+    slow = np.arange(2, 6)
+    shape = shape * np.prod(1 + _waves(random, angle, slow, waves / slow), axis=0)
     if roughness:
-        for count in random.integers(7, 40, 12):
-            shape = shape + random.normal(0, roughness / 3) * np.cos(count * angle + random.uniform(0, 2 * np.pi))
+        fine = random.integers(7, 40, 12)
+        shape = shape + np.sum(_waves(random, angle, fine, np.full(12, roughness / 3)), axis=0)
     for _ in range(tips):
-        away = np.angle(np.exp(1j * (angle - random.uniform(0, 2 * np.pi))))
-        shape = shape + random.gamma(3, tip_length / 3) * np.exp(-(np.abs(away / random.uniform(0.06, 0.2)) ** 1.3))
+        away = np.abs(np.angle(np.exp(1j * (angle - random.uniform(0, 2 * np.pi)))))
+        # a process has a broad foot and a fine end
+        shape = shape + random.gamma(3, tip_length / 3) * np.exp(-((away / random.uniform(0.12, 0.4)) ** 0.9))
     return Outline(radii=np.maximum(radius * shape, 0.25 * radius).astype(np.float32))
+
+
+def _waves(
+    random: np.random.Generator, angle: NDArray[np.float64], counts: NDArray[np.int64], heights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    phases = random.uniform(0, 2 * np.pi, len(counts))
+    return random.normal(0, heights)[:, None] * np.cos(counts[:, None] * angle + phases[:, None])
 
 
 def draw_curve(
