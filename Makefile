@@ -19,5 +19,5 @@ setup:
 plugin:
 	@$(PYTHON) packaging/plugin_archive.py
 
-wheelhouse: setup
-	@$(PYTHON) packaging/wheelhouse.py $(ARGS)
+wheelhouse:
+	@$(PYTHON) packaging/develop.py run python packaging/wheelhouse.py $(ARGS)

@@ -1,6 +1,6 @@
 """Gather everything that artseg needs into one folder, for computers without network.
 
-    python packaging/wheelhouse.py [--out dist/wheelhouse] [--torch cpu|cuda] [--only NAME ...]
+    python packaging/develop.py run python packaging/wheelhouse.py [--out FOLDER] [--torch cpu|cuda] [--only NAME ...]
 
 Run it on a computer with network, with the Python version and the operating system of the computer that is to have
 artseg, then carry the folder there; its README.txt says how to install. `--only artseg` gathers artseg's own wheel and
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,9 +53,23 @@ README = """artseg for a computer without network ({platform}, Python {dotted})
 """
 
 
-def build_command(wheels: Path) -> list[str]:
-    """Give the command that builds artseg's own wheel."""
-    return [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(ROOT)]
+def build_wheel(wheels: Path) -> Path:
+    """Build artseg's own wheel from a copy of its sources, so that no older build in the checkout gets into it."""
+    with tempfile.TemporaryDirectory(prefix="artseg-wheel-") as folder:
+        for name in ("artseg_models", "plugins", "bioimageio", "packaging"):
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy2(ROOT / name, folder)
+        # with the environment's own setuptools: a build environment would have to be downloaded
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels)]
+        run([sys.executable, "-m", "pip", "wheel", *options, folder])
+    return next(wheels.glob("artseg-*.whl"))
+
+
+def run(command: Sequence[str]) -> None:
+    """Run pip; it shows its own errors."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)
 
 
 def download_command(wheels: Path, *, torch: str, names: Sequence[str], dependencies: bool) -> list[str]:
@@ -72,19 +87,13 @@ def gather(out: Path, *, torch: str, only: Sequence[str]) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     wheels = unfinished / "wheels"
     wheels.mkdir(parents=True)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-    def run(command: list[str]) -> None:
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True)
-
-    if not only or "artseg" in only:
-        run(build_command(wheels))
+    if "artseg" in only:
+        build_wheel(wheels)
     if not only:
         # torch by itself first, as at installation: its constraint decides between the CPU and the CUDA build
         run(download_command(wheels, torch=torch, names=["torch"], dependencies=True))
         # by its file, so that no package of that name from elsewhere is taken
-        own = [str(wheel) for wheel in wheels.glob("artseg-*.whl")]
-        run(download_command(wheels, torch=torch, names=own, dependencies=True))
+        run(download_command(wheels, torch=torch, names=[str(build_wheel(wheels))], dependencies=True))
     others = [name for name in only if name != "artseg"]
     if others:
         run(download_command(wheels, torch=torch, names=others, dependencies=False))
