@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label
+from skimage.measure import label  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models.errors import ArtSegError
 from artseg_models.images import check_pixels
@@ -112,7 +112,7 @@ def artifact_objects(
     above = probability >= cutoff
     if valid is not None:
         above &= valid
-    objects = np.asarray(label(above, connectivity=2), dtype=np.int32)
+    objects: NDArray[np.int32] = np.asarray(label(above, connectivity=2), dtype=np.int32)
     keep = np.bincount(objects.ravel()) >= smallest_artifact_px
     keep[0] = False
     renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
@@ -135,7 +135,7 @@ class Predictor:
         The device is not there, or the package has no weights that ArtSeg may run (ONNX or TorchScript).
     """
 
-    def __init__(self, package: Package, *, device: Device = "auto") -> None:
+    def __init__(self, package: Package, *, device: str = "auto") -> None:
         self.package = package
         self.device = resolve_device(device)
         weights = package.weights
@@ -293,10 +293,11 @@ class _torchscript:  # noqa: N801
         import torch
 
         self._device = device
-        self._network = torch.jit.load(path, map_location=device).eval()
+        self._network: Any = torch.jit.load(path, map_location=device).eval()
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
-            return self._network(torch.from_numpy(image).to(self._device)).float().cpu().numpy()
+            output: torch.Tensor = self._network(torch.from_numpy(image).to(self._device))
+            return output.float().cpu().numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,7 +98,8 @@ def scorecam(
     size = (image.shape[-2], image.shape[-1])
     if len(activations):
         members, masks = _masks(activations, mode=mode, groups=groups)
-        weights = torch.cat([_score(network, image, chunk, size) for chunk in masks.split(batch)])[members]
+        chunks = (masks[start : start + batch] for start in range(0, len(masks), batch))
+        weights = torch.cat([_score(network, image, chunk, size) for chunk in chunks])[members]
     # resizing is linear: summing first and resizing once gives the same map as resizing every map
     total = torch.einsum("c,cyx->yx", weights, activations)
     resized = F.interpolate(total[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
@@ -142,7 +143,7 @@ def _masks(activations: Tensor, *, mode: Mode, groups: int) -> tuple[Tensor, Ten
     if mode == "exact" or count <= groups:
         return torch.arange(count, device=activations.device), activations
     alike = _to_unit_range(activations).flatten(1)
-    kmeans = MiniBatchKMeans(groups, n_init=1, max_iter=20, random_state=0)
+    kmeans: Any = MiniBatchKMeans(groups, n_init="auto", max_iter=20, random_state=0)
     clusters: NDArray[np.int32] = kmeans.fit_predict(alike.cpu().numpy())
     present, compact = np.unique(clusters, return_inverse=True)
     members = torch.from_numpy(compact).to(activations.device)

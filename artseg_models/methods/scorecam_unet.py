@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_otsu  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -133,6 +134,8 @@ def _train_classifier(
     settings = configuration.classifier
     torch.manual_seed(configuration.seed)
     network = ResNet(settings.depth, settings.width, binning).to(device)
+    # twice as fast on CPUs
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     weights = torch.from_numpy(class_weights(training.artifact, configuration.balance)).to(device)
 
     def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
@@ -286,7 +289,10 @@ def pseudo_label(evidence: NDArray[np.float32], cutoff: float | str) -> NDArray[
     """
     if evidence.max() <= evidence.min():
         return np.zeros(evidence.shape, np.bool_)
-    return evidence >= (float(threshold_otsu(evidence)) if cutoff == "otsu" else float(cutoff))
+    if cutoff == "otsu":
+        otsu = cast(float, threshold_otsu(evidence))
+        return evidence >= otsu
+    return evidence >= float(cutoff)
 
 
 # ---- U-Net ----
@@ -304,6 +310,8 @@ def _train_unet(
     settings = configuration.unet
     torch.manual_seed(configuration.seed)
     network = UNet(settings.width, settings.levels, binning).to(device)
+    # twice as fast on CPUs
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     multiple = network.multiple
     largest = max(max(training.images.shape(index)) for index in range(len(training.images)))
     # a crop larger than every image would only be padding
@@ -316,7 +324,8 @@ def _train_unet(
 
         def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
             crops = [
-                random_crop(training.images[index], pseudo_labels["train"][index], side, random) for index in indices
+                random_crop(training.images[index], pseudo_labels["train"][index], side, random)
+                for index in map(int, indices)
             ]
             images = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
             targets = torch.from_numpy(np.stack([target for _, target in crops])[:, None].astype(np.float32))
@@ -324,7 +333,8 @@ def _train_unet(
             assert moved is not None
             return varied.to(device), moved.to(device)
 
-        return (batch_of(indices) for indices in np.array_split(order, count)), count
+        shares: list[NDArray[np.int64]] = np.array_split(order, count)
+        return (batch_of(share) for share in shares), count
 
     def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
@@ -359,15 +369,17 @@ def random_crop(
 
     Where the image has artifact pixels, every second crop holds one of them. A smaller image is padded by reflection.
     """
-    missing = [(0, max(0, side - length)) for length in image.shape]
-    image, label = np.pad(image, missing, mode="reflect"), np.pad(label, missing, mode="reflect")
-    room = [length - side for length in image.shape]
+    missing = [(0, max(0, side - length)) for length in (image.shape[0], image.shape[1])]
+    image = np.pad(image, missing, mode="reflect")
+    marked: NDArray[np.int64] = np.flatnonzero(label)
+    width = label.shape[1]
+    label = np.pad(label, missing, mode="reflect")
+    room = [image.shape[0] - side, image.shape[1] - side]
     start = [int(random.integers(space + 1)) for space in room]
-    if label.any() and random.random() < 0.5:
-        marked = np.flatnonzero(label)
-        place = np.unravel_index(int(marked[random.integers(len(marked))]), label.shape)
+    if len(marked) and random.random() < 0.5:
+        place = divmod(marked.item(int(random.integers(len(marked)))), width)
         offset = random.integers(side, size=2)
-        start = [int(np.clip(p - o, 0, space)) for p, o, space in zip(place, offset, room, strict=True)]
+        start = [min(max(p - int(o), 0), space) for p, o, space in zip(place, offset, room, strict=True)]
     window = tuple(slice(first, first + side) for first in start)
     return image[window], label[window]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -97,7 +99,7 @@ class Configuration(_Settings):
     )
     balance: Literal["sample", "weight", "none"] = Field(
         default="sample",
-        description="As many clean as artifact images in each epoch, by sampling or by weights in the loss; or neither.",
+        description="As many clean as artifact images in each epoch, by sampling or by weights; or neither.",
     )
     classifier: ClassifierSettings = ClassifierSettings()
     scorecam: ScoreCAMSettings = ScoreCAMSettings()
@@ -174,6 +176,38 @@ def configure(preset: str, *, seed: int = 0, overrides: Mapping[str, Any] | None
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise ArtSegError(f"These settings cannot be used: {problems}. See `artseg train --help`.") from error
+
+
+def parse_overrides(settings: Sequence[str]) -> Mapping[str, Any]:
+    """Read changes of settings as they are typed: ``unet.schedule.epochs=30``.
+
+    Parameters
+    ----------
+    settings : sequence of str
+        NAME=VALUE; dots in the name go one level down, the value is JSON or else text.
+
+    Returns
+    -------
+    mapping
+        Nested, for `configure`.
+
+    Raises
+    ------
+    ArtSegError
+        An entry is not of this form.
+    """
+    overrides: dict[str, Any] = {}
+    for entry in settings:
+        name, equals, text = entry.partition("=")
+        if not equals or not all(name.split(".")):
+            raise ArtSegError(f"Expected a setting as NAME=VALUE, e.g. unet.schedule.epochs=30, got {entry!r}.")
+        value: Any = text
+        with contextlib.suppress(ValueError):
+            value = json.loads(text)
+        for level in reversed(name.split(".")):
+            value = {level: value}
+        overrides = _merged(overrides, value)
+    return overrides
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

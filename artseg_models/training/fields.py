@@ -21,7 +21,7 @@ Array = NDArray[np.float32]
 
 
 def binned(pixels: Array, binning: int) -> Array:
-    """Average `binning` x `binning` pixels (y, x), repeating the edge where a side is no multiple, as the networks do."""
+    """Average `binning` x `binning` pixels (y, x); as in the networks, the edge is repeated to a multiple."""
     height, width = pixels.shape
     padded = np.pad(pixels, ((0, -height % binning), (0, -width % binning)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // binning, binning, padded.shape[1] // binning, binning)
@@ -70,7 +70,7 @@ class WorkingImages:
         return int(height), int(width)
 
 
-def padded_to_multiple(array: NDArray[np.generic], multiple: int) -> NDArray[np.generic]:
+def padded_to_multiple(array: Array, multiple: int) -> Array:
     """Pad (y, x) by reflection at the bottom and right to multiples of `multiple`."""
     height, width = array.shape
     return np.pad(array, ((0, -height % multiple), (0, -width % multiple)), mode="reflect")
