@@ -378,8 +378,8 @@ def random_crop(
     start = [int(random.integers(space + 1)) for space in room]
     if len(marked) and random.random() < 0.5:
         place = divmod(marked.item(int(random.integers(len(marked)))), width)
-        offset = random.integers(side, size=2)
-        start = [min(max(p - int(o), 0), space) for p, o, space in zip(place, offset, room, strict=True)]
+        offset = (int(random.integers(side)), int(random.integers(side)))
+        start = [min(max(p - o, 0), space) for p, o, space in zip(place, offset, room, strict=True)]
     window = tuple(slice(first, first + side) for first in start)
     return image[window], label[window]
 

@@ -1,0 +1,47 @@
+"""A small data set whose labels are easy, and settings small enough for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+TINY: dict[str, Any] = {
+    "binning": 2,
+    "classifier": {"depth": 10, "width": 4, "schedule": {"epochs": 3, "batch": 4}},
+    "scorecam": {"groups": 8},
+    "unet": {"width": 4, "levels": 3, "schedule": {"epochs": 3, "batch": 4}, "crop": 32},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    """Changes that make a preset small."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def spotted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """labels.csv of 24 noisy 16-bit images of 96 x 80 pixels; artifact images hold one bright disc, with its mask."""
+    folder = tmp_path_factory.mktemp("spotted")
+    random = np.random.default_rng(0)
+    rows = ["image,label,split,group,mask"]
+    y, x = np.mgrid[:96, :80]
+    for index in range(24):
+        artifact = index % 2 == 0
+        image = random.normal(8000, 300, (96, 80))
+        disc = (y - random.uniform(20, 76)) ** 2 + (x - random.uniform(20, 60)) ** 2 < random.uniform(8, 14) ** 2
+        split = "validation" if index in (0, 1, 2, 3) else "test" if index in (4, 5, 6, 7) else "train"
+        mask = ""
+        if artifact:
+            image[disc] += 4000
+            mask = f"mask_{index}.png"
+            Image.fromarray(disc.astype(np.uint8) * 255).save(folder / mask)
+        tifffile.imwrite(folder / f"field_{index}.tiff", image.astype(np.uint16))
+        rows.append(f"field_{index}.tiff,{'artifact' if artifact else 'clean'},{split},{index},{mask}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder / "labels.csv"

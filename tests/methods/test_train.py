@@ -1,0 +1,204 @@
+"""Training from image-level labels: what it learns, what it never reads, how it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from artseg_models.errors import ArtSegError
+from artseg_models.images import read_image
+from artseg_models.labels import read_labels
+from artseg_models.methods import train
+from artseg_models.methods.scorecam_unet import (
+    balanced_draw,
+    best_gate_threshold,
+    class_weights,
+    pseudo_label,
+    random_crop,
+)
+from artseg_models.training.configuration import configure, parse_overrides
+from artseg_models.training.loop import one_cycle_rate
+
+
+def weights(run: Path, network: str) -> dict[str, torch.Tensor]:
+    return torch.load(run / network / "network.pt", weights_only=True)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for network in ("classifier", "unet"):
+        first, second = weights(one, network), weights(other, network)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def finished(spotted: Path, tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(spotted, tmp_path_factory.mktemp("runs") / "unbroken", preset="quick", overrides=tiny)
+
+
+def test_a_run_holds_what_others_need(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["unet"] == {"width": 4, "levels": 3, "binning": 2}
+    assert result["classifier"] == {"depth": 10, "width": 4, "binning": 2}
+    assert 0 <= result["cutoff"] <= 1
+    assert 0 <= result["gate_threshold"] <= 1
+    assert result["training"]["train"] == {"clean": 8, "artifact": 8}
+    assert read_image(finished / "sample.tiff").pixels.shape == (96, 80)
+    for network in ("classifier", "unet"):
+        assert len((finished / network / "history.csv").read_text().splitlines()) == 4
+    assert len(list((finished / "pseudo_masks" / "train").iterdir())) == 8
+    assert not (finished / "cache").exists()
+
+
+def test_masks_and_test_images_are_never_read(spotted, finished, tiny, tmp_path):
+    """Without any mask or test image on the disk, the same weights come out."""
+    copy = tmp_path / "no_masks"
+    shutil.copytree(spotted.parent, copy)
+    for item in read_labels(copy / "labels.csv").images:
+        if item.mask is not None:
+            item.mask.path.write_bytes(b"not an image")
+        if item.split == "test":
+            item.path.write_bytes(b"not an image")
+    run = train(copy / "labels.csv", tmp_path / "run", preset="quick", overrides=tiny)
+    assert_same_weights(run, finished)
+
+
+def test_a_killed_training_ends_bit_for_bit_as_an_unbroken_one(spotted, finished, tiny, tmp_path):
+    """SIGKILL in the classifier, then in the U-Net; the third call finishes."""
+    run = tmp_path / "killed"
+    code = (
+        "import sys, json, pathlib; from artseg_models.methods import train; "
+        "train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), preset='quick', overrides=json.loads(sys.argv[3]))"
+    )
+    for stage in ("classifier", "unet"):
+        process = subprocess.Popen([sys.executable, "-c", code, str(spotted), str(run), json.dumps(tiny)])
+        deadline = time.monotonic() + 120
+        checkpoint = run / stage / "checkpoint.pt"
+        while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (run / "result.json").exists(), "the run ended before it could be killed"
+    train(spotted, run, preset="quick", overrides=tiny)
+    assert_same_weights(run, finished)
+    assert (run / "result.json").read_text().replace('"killed"', '"unbroken"') == (finished / "result.json").read_text()
+
+
+def test_a_finished_run_is_not_trained_again(spotted, finished, tiny):
+    before = (finished / "unet" / "network.pt").stat().st_mtime_ns
+    train(spotted, finished, preset="quick", overrides=tiny)
+    assert (finished / "unet" / "network.pt").stat().st_mtime_ns == before
+
+
+def test_another_runs_folder_is_refused(spotted, finished, tiny):
+    with pytest.raises(ArtSegError, match="seed differ"):
+        train(spotted, finished, preset="quick", seed=1, overrides=tiny)
+
+
+def test_a_folder_with_other_files_is_refused(spotted, tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(ArtSegError, match="holds other files"):
+        train(spotted, tmp_path, preset="quick", overrides=tiny)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_one_class_only_is_refused(spotted, tiny, tmp_path):
+    lines = spotted.read_text().splitlines()
+    kept = spotted.with_name("clean_only.csv")
+    kept.write_text("\n".join(line for line in lines if ",artifact," not in line))
+    with pytest.raises(ArtSegError, match="expected clean and artifact images"):
+        train(kept, tmp_path / "run", preset="quick", overrides=tiny)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_paper_preset_is_the_papers(tiny):
+    paper = configure("paper")
+    assert (paper.classifier.depth, paper.classifier.width) == (50, 64)
+    assert (paper.unet.width, paper.unet.levels, paper.binning) == (64, 5, 1)
+    for schedule in (paper.classifier.schedule, paper.unet.schedule):
+        assert (schedule.epochs, schedule.learning_rate, schedule.factor, schedule.patience) == (150, 0.002, 0.1, 10)
+    assert (paper.scorecam.cutoff, paper.scorecam.layer, paper.scorecam.mode) == (0.05, 4, "exact")
+    assert (paper.cutoff, paper.smallest_artifact_px) == (0.001, 500)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"unet": {"widht": 3}}, "unet.widht"), ({"classifier": {"depth": 12}}, "classifier.depth")],
+)
+def test_wrong_settings_are_named(overrides, message):
+    with pytest.raises(ArtSegError, match=message):
+        configure("quick", overrides=overrides)
+
+
+def test_settings_are_read_as_typed():
+    assert parse_overrides(["unet.schedule.epochs=30", "unet.width=8", "device=cpu"]) == {
+        "unet": {"schedule": {"epochs": 30}, "width": 8},
+        "device": "cpu",
+    }
+    with pytest.raises(ArtSegError, match="NAME=VALUE"):
+        parse_overrides(["unet.width"])
+
+
+def test_sampling_draws_as_many_clean_as_artifact_images():
+    artifact = np.arange(100) < 7
+    random = np.random.default_rng(0)
+    draws = [balanced_draw(artifact, "sample", random) for _ in range(200)]
+    assert all(artifact[draw].sum() == 7 and len(draw) == 14 for draw in draws)
+    assert set(np.concatenate(draws)) == set(range(100)), "in the end every image takes part"
+    assert sorted(balanced_draw(artifact, "none", random)) == list(range(100))
+
+
+def test_weights_make_both_classes_count_the_same():
+    artifact = np.arange(100) < 7
+    clean_weight, artifact_weight = class_weights(artifact, "weight")
+    assert clean_weight * 93 == pytest.approx(artifact_weight * 7)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "artifact", "threshold"),
+    [([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 0.5), ([0.1, 0.6, 0.8, 0.9], [0, 0, 1, 1], 0.7)],
+)
+def test_gate_threshold_separates_the_validation_images(probabilities, artifact, threshold):
+    found = best_gate_threshold(np.array(probabilities), np.array(artifact, dtype=bool))
+    assert found == pytest.approx(threshold)
+
+
+def test_pseudo_labels_by_number_and_by_otsu():
+    evidence = np.zeros((20, 20), np.float32)
+    evidence[5:10, 5:10] = 0.8
+    evidence[0, 0] = 1
+    assert pseudo_label(evidence, 0.9).sum() == 1
+    assert pseudo_label(evidence, "otsu").sum() == 26
+    assert not pseudo_label(np.zeros((4, 4), np.float32), 0.05).any()
+
+
+def test_crops_keep_image_and_label_together_and_find_the_artifact():
+    random = np.random.default_rng(0)
+    label = np.zeros((300, 200), bool)
+    label[280:284, 190:194] = True
+    image = label.astype(np.float32)
+    crops = [random_crop(image, label, 64, random) for _ in range(100)]
+    assert all(crop.shape == target.shape == (64, 64) for crop, target in crops)
+    assert all(np.array_equal(crop > 0, target) for crop, target in crops)
+    assert sum(target.any() for _, target in crops) >= 40
+    small, small_label = random_crop(image[:30, :20], label[:30, :20], 64, random)
+    assert small.shape == small_label.shape == (64, 64)
+
+
+def test_one_cycle_rises_to_the_peak_and_ends_near_zero():
+    rates = [one_cycle_rate(share, peak=0.01) for share in np.linspace(0, 1, 301)]
+    assert max(rates) == pytest.approx(0.01)
+    assert int(np.argmax(rates)) == 100
+    assert rates[0] == pytest.approx(0.01 / 25)
+    assert rates[-1] == pytest.approx(0)
