@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,13 +56,13 @@ def check_package(path: Path, *, trust: bool = False, cache: Path | None = None)
         package = read_package(path, cache=cache, any_kind=True)
     except ArtSegError as error:
         return [Finding("read by ArtSeg", "failed", str(error))]
-    findings = [Finding("read by ArtSeg", "passed", f"{package.kind}, {package.id} {package.version}")]
-    findings.append(_description(package))
+    findings = [Finding("read by ArtSeg", "passed", f"{package.kind}, format {package.format_version}")]
+    findings.append(check_description(package.folder))
     if findings[-1].outcome == "failed":
         return findings
     for weight_format in package.weights:
         if weight_format in RUNNABLE_FORMATS or trust:
-            findings.append(_weights(package, weight_format))
+            findings.append(_check_weights(package, weight_format))
         else:
             findings.append(
                 Finding(weight_format, "not run", "runs Python from the package; allow it with --trust if you know it")
@@ -67,30 +70,50 @@ def check_package(path: Path, *, trust: bool = False, cache: Path | None = None)
     return findings
 
 
-def _description(package: Package) -> Finding:
+def check_description(folder: Path) -> Finding:
+    """Let bioimageio.spec check a package's description and every file that it names.
+
+    Parameters
+    ----------
+    folder : Path
+        Unpacked package.
+    """
     from bioimageio.spec import load_description
-    from loguru import logger
 
-    logger.disable("bioimageio")
-    described = load_description(package.folder, perform_io_checks=True)
-    summary = described.validation_summary
-    failed = _messages(summary.details, "errors")
-    warned = _messages(summary.details, "warnings")
-    outcome: Outcome = "failed" if summary.status == "failed" else "passed"
-    return Finding(f"description, format {package.format_version}", outcome, "; ".join(failed or warned))
+    with _quiet_zoo():
+        summary = load_description(folder, perform_io_checks=True).validation_summary
+        failed = _messages(summary.details, "errors")
+        warned = _messages(summary.details, "warnings")
+        outcome: Outcome = "failed" if summary.status == "failed" else "passed"
+    return Finding("description", outcome, "; ".join(failed or warned))
 
 
-def _weights(package: Package, weight_format: str) -> Finding:
+def _check_weights(package: Package, weight_format: str) -> Finding:
     from bioimageio.core import test_description
+
+    run: Any = test_description
+    with _quiet_zoo():
+        summary = run(package.folder, weight_format=weight_format, expected_type="model", devices=["cpu"])
+        passed = summary.status == "passed"
+        tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
+        detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))
+    return Finding(weight_format, "passed" if passed else "failed", detail)
+
+
+@contextmanager
+def _quiet_zoo() -> Generator[None]:
+    """Keep what the Zoo's libraries tell their developers from the user."""
     from loguru import logger
 
     logger.disable("bioimageio")
-    run: Any = test_description
-    summary = run(package.folder, weight_format=weight_format, expected_type="model", devices=["cpu"])
-    passed = summary.status == "passed"
-    tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
-    detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))
-    return Finding(weight_format, "passed" if passed else "failed", detail)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            # they leave files open, which Windows does not let us delete
+            gc.collect()
+    finally:
+        logger.enable("bioimageio")
 
 
 def _messages(details: Sequence[Any], kind: Literal["errors", "warnings"]) -> list[str]:

@@ -32,6 +32,7 @@ from artseg_models.packages.cards import (
     settings_text,
     stated,
 )
+from artseg_models.packages.check import check_description
 from artseg_models.packages.rdf import load_yaml, write_yaml
 from artseg_models.packages.run import TrainedRun, read_run
 from artseg_models.packages.weights import TOLERANCE, WeightFile, write_weights
@@ -96,7 +97,12 @@ def export_packages(
         _fill_classifier(shared, classifier)
         _fill_unet(shared, unet_folder, classifier_onnx=classifier / "weights.onnx")
         for folder in (classifier, unet_folder):
-            _validate(folder)
+            checked = check_description(folder)
+            if checked.outcome != "passed":
+                raise ArtSegError(
+                    f"The {folder.name}'s package would not be valid in the Model Zoo: {checked.detail}. Nothing was "
+                    "written; check the options given to export."
+                )
         paths = [out / shared.classifier_archive, out / shared.unet_archive]
         with whole_file(paths[0]) as first, whole_file(paths[1]) as second:
             _zip(classifier, first)
@@ -350,23 +356,6 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
 
 def _listed(path: Path) -> dict[str, str]:
     return {"source": path.name, "sha256": sha256(path)}
-
-
-def _validate(folder: Path) -> None:
-    """Let bioimageio.spec check the description and every file that it names."""
-    from bioimageio.spec import InvalidDescr, load_description
-
-    described = load_description(folder / "rdf.yaml", perform_io_checks=True)
-    if isinstance(described, InvalidDescr):
-        errors = [
-            f"{'.'.join(str(part) for part in error.loc)}: {error.msg}"
-            for detail in described.validation_summary.details
-            for error in detail.errors
-        ]
-        raise ArtSegError(
-            f"The description of {folder.name} is not valid in the Model Zoo: {'; '.join(errors)}. Nothing was "
-            "written; check the options given to export."
-        )
 
 
 def _zip(folder: Path, path: Path) -> None:

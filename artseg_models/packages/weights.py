@@ -235,7 +235,10 @@ def _run_state_dict(architecture: Path, class_name: str, arguments: Mapping[str,
 
 
 def _run_torchscript(path: Path) -> Run:
-    loaded = _jit.load(str(path), map_location="cpu")
+    with warnings.catch_warnings():
+        # torch announces its end, but it is what deepImageJ and ilastik open
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loaded = _jit.load(str(path), map_location="cpu")
     return _run_module(loaded)
 
 

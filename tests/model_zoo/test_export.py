@@ -1,0 +1,339 @@
+"""Export: what the packages hold, that the Zoo's own reader agrees with torch, and that nothing half-done appears."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tifffile
+import torch
+import yaml
+from PIL import Image
+
+from artseg_models.errors import ArtSegError
+from artseg_models.packages import export, weights
+from artseg_models.packages.check import check_package
+from artseg_models.packages.export import export_packages
+
+FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
+
+
+def description(package: Path) -> dict[str, Any]:
+    """rdf.yaml read by YAML 1.1, which deepImageJ and older readers use."""
+    with zipfile.ZipFile(package) as opened:
+        return yaml.safe_load(opened.read("rdf.yaml"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    findings = check_package(packages[kind], trust=True, cache=tmp_path)
+    assert {finding.what: finding.outcome for finding in findings} == {
+        "read by ArtSeg": "passed",
+        "description": "passed",
+        **dict.fromkeys(FORMATS, "passed"),
+    }
+    # a GitHub user cannot be invented; nothing else may be missing
+    assert findings[1].detail.startswith("Missing `maintainers`")
+    assert ";" not in findings[1].detail
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # bioimageio.core leaves files open
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_bioimageio_core_gives_what_torch_gives(
+    packages: dict[str, Path],
+    networks: dict[str, torch.nn.Module],
+    sample: np.ndarray,
+    kind: str,
+    weight_format: Any,
+) -> None:
+    from bioimageio.core import create_prediction_pipeline
+    from bioimageio.core.digest_spec import create_sample_for_model
+    from bioimageio.spec import load_model_description
+
+    model = load_model_description(packages[kind])
+    pixels = sample[:97, :131].astype(np.float32)
+    with create_prediction_pipeline(model, weight_format=weight_format) as pipeline:
+        given = create_sample_for_model(model, inputs={"image": pixels[None, None]})
+        found = next(iter(pipeline.predict_sample_without_blocking(given).members.values())).data.values
+    normal = (pixels - pixels.mean(dtype=np.float64)) / (pixels.std(dtype=np.float64) + 1e-6)
+    with torch.no_grad():
+        expected = networks[kind](torch.from_numpy(normal[None, None].astype(np.float32))).numpy()
+    assert expected.std() > 0
+    assert np.abs(found - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_descriptions_are_of_format_0_5_10_as_older_readers_need_it(packages: dict[str, Path], kind: str) -> None:
+    content = description(packages[kind])
+    assert content["format_version"] == "0.5.10"
+    assert content["id"] == f"artseg-tiny-run-{kind}"
+    # mappings since 0.5.11, which no older reader takes
+    assert content["documentation"] == "README.md"
+    assert content["covers"] == ["cover.png"]
+    assert list(content["weights"]) == list(FORMATS)
+    steps = content["inputs"][0]["preprocessing"]
+    assert steps == [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-6}}], (
+        "eps must be a number in YAML 1.1 as well"
+    )
+    assert [axis["size"] for axis in content["inputs"][0]["axes"] if axis["type"] == "space"] == [
+        {"min": 64, "step": 1}
+    ] * 2
+
+
+def test_every_file_is_listed_and_nothing_else_is_packed(packages: dict[str, Path]) -> None:
+    with zipfile.ZipFile(packages["unet"]) as opened:
+        names = set(opened.namelist())
+        text = opened.read("rdf.yaml").decode()
+    assert names == {
+        "rdf.yaml",
+        "README.md",
+        "cover.png",
+        "unet.py",
+        "weights.pt",
+        "weights-torchscript.pt",
+        "weights.onnx",
+        "classifier.onnx",
+        "test_input.npy",
+        "test_output.npy",
+        "sample_input.tif",
+        "sample_output.tif",
+    }
+    assert all(name in text for name in names - {"rdf.yaml"})
+
+
+def test_settings_of_the_run_travel_in_the_package(packages: dict[str, Path]) -> None:
+    ours = description(packages["unet"])["config"]["artseg"]
+    assert (ours["cutoff"], ours["smallest_artifact_px"], ours["gate_threshold"]) == (0.42, 25, 0.3)
+    assert (ours["binning"], ours["pixel_size_um"]) == (2, 0.59)
+    assert ours["classifier"]["id"] == description(packages["classifier"])["id"]
+    assert ours["training"]["counts"]["train"] == {"clean": 7, "artifact": 9}
+    assert ours["validation"] == {"image_f1": 0.91234, "pixel_iou": None}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_onnx_has_the_opset_and_ir_that_deepimagej_opens(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(packages[kind]) as opened:
+        model = onnx.load(opened.extract("weights.onnx", tmp_path))
+    assert model.ir_version == 8
+    assert [entry.version for entry in model.opset_import] == [17]
+    image = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in image] == ["batch", 1, "y", "x"]
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_no_folder_of_this_machine_is_packed(packages: dict[str, Path], kind: str, repository: Path) -> None:
+    with zipfile.ZipFile(packages[kind]) as opened:
+        for name in opened.namelist():
+            content = opened.read(name)
+            assert str(repository).encode() not in content, name
+            if name == "weights-torchscript.pt":
+                (script := Path(packages[kind].parent / "script.zip")).write_bytes(content)
+                with zipfile.ZipFile(script) as inner:
+                    assert not any(str(repository).encode() in inner.read(record) for record in inner.namelist())
+                    assert not any(b"site-packages" in inner.read(record) for record in inner.namelist())
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_cards_are_complete(packages: dict[str, Path], kind: str) -> None:
+    with zipfile.ZipFile(packages[kind]) as opened:
+        card = opened.read("README.md").decode()
+    for section in (
+        "Description",
+        "Intended use and limits",
+        "Training data",
+        "Validation",
+        "How to use",
+        "Citation",
+    ):
+        assert f"\n## {section}\n" in card
+    assert "| train | 7 | 9 |" in card
+    assert "| validation | 2 | 3 |" in card
+    assert "| image f1 | 0.912 |" in card
+    assert "| pixel iou | not measured |" in card
+    assert "artseg evaluate tiny-run-unet.zip LABELS --split validation" in card
+    text = re.sub(r"^ {4}.*$", "", card, flags=re.MULTILINE)  # without code
+    assert not re.search(r"\{\{|\}\}|\{%|None|TODO|Undefined", text)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("kind", "result"), [("classifier", "artifact"), ("unet", "mask")])
+def test_the_python_on_the_cards_runs(
+    packages: dict[str, Path],
+    sample: np.ndarray,
+    kind: str,
+    result: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with zipfile.ZipFile(packages[kind]) as opened:
+        card = opened.read("README.md").decode()
+    code = card.split("**Python.**")[1].split("\n\nor,")[0].split("\n\n**")[0]
+    shutil.copy(packages[kind], tmp_path)
+    tifffile.imwrite(tmp_path / "image.tif", sample)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ARTSEG_CACHE", str(tmp_path / "cache"))
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    if kind == "unet":
+        assert names[result].shape == sample.shape
+    else:
+        assert abs(float(names["clean"] + names[result]) - 1) < 1e-5
+
+
+def test_covers_have_the_zoos_shape_and_size(packages: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(packages["unet"]) as opened:
+        cover = Path(opened.extract("cover.png", tmp_path))
+    with Image.open(cover) as image:
+        assert image.width == 2 * image.height
+    assert cover.stat().st_size < 500_000
+
+
+def test_covers_outline_what_the_network_found(tmp_path: Path, sample: np.ndarray) -> None:
+    from artseg_models.packages.cards import draw_cover
+
+    mask = np.zeros(sample.shape, dtype=bool)
+    mask[90:150, 30:90] = True
+    draw_cover(tmp_path / "cover.png", sample, mask)
+    shown = np.asarray(Image.open(tmp_path / "cover.png")).astype(int)
+    left, right = np.hsplit(shown, 2)
+    changed = (left != right).any(axis=2)
+    assert 0.8 < changed.mean() / (mask.sum() / 201**2) < 1.2, "only the artifact is drawn upon"
+
+
+def test_the_test_output_is_not_empty_and_the_tolerance_is_the_zoos(packages: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(packages["unet"]) as opened:
+        output = np.load(opened.extract("test_output.npy", tmp_path))
+    tolerance = description(packages["unet"])["config"]["bioimageio"]["reproducibility_tolerance"][0]
+    assert output.dtype == np.float32
+    assert output.max() > 0
+    assert 0 < tolerance["absolute_tolerance"] <= 0.01 * output.max()
+
+
+def test_name_version_and_people_can_be_chosen(run: Path, tmp_path: Path) -> None:
+    classifier, unet = export_packages(
+        run, tmp_path, name="Lab 7: HeLa", version="1.2.0", author="Lab 7", maintainer="bioimageiobot", licence="MIT"
+    )
+    assert (classifier.name, unet.name) == ("lab-7-hela-classifier.zip", "lab-7-hela-unet.zip")
+    content = description(unet)
+    assert (content["version"], content["authors"], content["license"]) == ("1.2.0", [{"name": "Lab 7"}], "MIT")
+    assert content["maintainers"] == [{"github_user": "bioimageiobot"}]
+
+
+def test_a_paper_sized_run_without_gate_and_pixel_size(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", binning=1, gate_threshold=None, pixel_size_um=None, validation={}, scorecam={})
+    _, unet = export_packages(run, tmp_path / "out")
+    content = description(unet)
+    assert content["config"]["artseg"]["gate_threshold"] is None
+    assert content["inputs"][0]["axes"][2]["size"]["min"] == 32
+    with zipfile.ZipFile(unet) as opened:
+        card = opened.read("README.md").decode()
+    assert "| no gate |" in card
+    assert "| unknown |" in card
+    assert "Nothing was measured" in card
+
+
+def test_the_same_run_gives_the_same_bytes_but_for_torchscripts_numbers(
+    packages: dict[str, Path], run: Path, tmp_path: Path
+) -> None:
+    again = export_packages(run, tmp_path)[1]
+    with zipfile.ZipFile(packages["unet"]) as first, zipfile.ZipFile(again) as second:
+        assert first.namelist() == second.namelist()
+        differing = {name for name in first.namelist() if first.read(name) != second.read(name)}
+    assert differing <= {"weights-torchscript.pt", "rdf.yaml"}
+
+
+def test_weights_that_differ_from_the_network_are_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = weights._run_onnx
+
+    def wrong(path: Path) -> weights.Run:
+        session = right(path)
+        return lambda image: session(image) + (2e-4 if image.shape[-1] > 100 else 0)
+
+    monkeypatch.setattr(weights, "_run_onnx", wrong)
+    with pytest.raises(ArtSegError, match=r"onnx differs from the network by 0\.0002"):
+        export_packages(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_numbers_are_refused(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    state = torch.load(run / "unet" / "network.pt", weights_only=True)
+    state["head.bias"][:] = float("nan")
+    torch.save(state, run / "unet" / "network.pt")
+    with pytest.raises(ArtSegError, match="differs from the network by nan"):
+        export_packages(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_opset_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "IR_VERSION", 9)
+    with pytest.raises(ArtSegError, match="opset 17 and IR 8"):
+        export_packages(run, tmp_path)
+
+
+def test_a_failure_leaves_older_packages_as_they_were(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("classifier", "unet"):
+        (tmp_path / f"tiny-run-{kind}.zip").write_bytes(b"older")
+    zipped = export._zip
+
+    def full_disk(folder: Path, path: Path) -> None:
+        zipped(folder, path)
+        if folder.name == "unet":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "_zip", full_disk)
+    with pytest.raises(ArtSegError, match="No space left on device"):
+        export_packages(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "tiny-run-classifier.zip": b"older",
+        "tiny-run-unet.zip": b"older",
+    }
+
+
+def test_a_description_that_the_zoo_refuses_is_not_written(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtSegError, match=r"not be valid in the Model Zoo.*license"):
+        export_packages(run, tmp_path, licence="my own")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("result.json", "let the training end"),
+        ("unet/network.pt", "trained weights"),
+        ("classifier/network.pt", "trained weights"),
+        ("sample.tiff", "Copy one from the validation images"),
+    ],
+)
+def test_an_unfinished_run_is_told(run: Path, tmp_path: Path, missing: str, message: str) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / missing).unlink()
+    with pytest.raises(ArtSegError, match=message):
+        export_packages(copy, tmp_path / "out")
+
+
+def test_damaged_runs_are_told(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "unet" / "network.pt").write_bytes(b"not weights")
+    with pytest.raises(ArtSegError, match="damaged or of another network"):
+        export_packages(copy, tmp_path / "out")
+    shutil.copyfile(copy / "classifier" / "network.pt", copy / "unet" / "network.pt")
+    with pytest.raises(ArtSegError, match="damaged or of another network"):
+        export_packages(copy, tmp_path / "out")
+    (copy / "result.json").write_text('{"name": "x"}')
+    with pytest.raises(ArtSegError, match="the field method is wrong"):
+        export_packages(copy, tmp_path / "out")
