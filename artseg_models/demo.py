@@ -51,6 +51,8 @@ SCALES: Mapping[Size, Scale] = {
             "classifier": {"depth": 10, "width": 4, "schedule": {"epochs": 2, "batch": 4}},
             "scorecam": {"groups": 4},
             "unet": {"width": 4, "levels": 3, "schedule": {"epochs": 1, "batch": 4}, "crop": 64},
+            "cutoff": 0.5,
+            "smallest_artifact_px": 20,
         },
     ),
 }

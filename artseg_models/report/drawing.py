@@ -61,7 +61,7 @@ def show(axes: Axes, image: NDArray[np.float32], title: str = "") -> None:
 
 def outline(axes: Axes, mask: NDArray[np.bool_], *, color: str, width: float = 1.6, dashed: bool = False) -> None:
     """Draw the border of a mask; a dark rim keeps it visible on bright images."""
-    if not mask.any() or mask.all():
+    if not mask.any():
         return
     padded = np.pad(mask.astype(np.float32), 1)  # closes outlines at the image's border
     height, width_px = mask.shape

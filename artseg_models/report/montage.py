@@ -71,7 +71,8 @@ def write_montage(
     chosen = choose(evaluation.scores, number)
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.3 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 4.1 * rows + 0.7))
+    figure.set_layout_engine("constrained", h_pad=0.08)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

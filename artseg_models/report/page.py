@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from artseg_models.files import write_text
+from artseg_models.metrics import mean_defined
 from artseg_models.report.comparison import (
     COUNT,
     MEASURES,
@@ -109,6 +110,8 @@ def write_page(path: Path, comparison: Comparison, images: Callable[[FieldKey], 
 
 def headline(comparison: Comparison) -> str:
     """Say the main finding in a sentence, with the figures as they came out."""
+    if not any(field.masked.usable for field in comparison.fields):
+        return "The model took every field for an artifact as a whole: with masks there was nothing left to measure."
     before, after = comparison.false_nuclei("without"), comparison.false_nuclei("masked")
     found = f"With artifact masks, CellProfiler reported {after} false nuclei instead of {before}"
     parts: list[str] = []
@@ -157,12 +160,15 @@ def chosen_fields(comparison: Comparison, number: int = _FIELDS_SHOWN) -> list[F
 
 
 def fields_counted(comparison: Comparison) -> str:
-    """Say how many wells and fields there are, and how many fields hold artifacts."""
+    """Say how many wells and fields there are, how many hold artifacts, and how much was masked."""
     wells, fields = len(comparison.wells), len(comparison.fields)
     affected = len(comparison.affected)
+    covered = mean_defined(100 * float(field.truth.artifact.mean()) for field in comparison.fields)
+    masked = mean_defined(100 * (1 - field.masked.usable) for field in comparison.fields)
     return (
         f"{wells} well{'s' * (wells != 1)}, {fields} field{'s' * (fields != 1)} of view, "
-        f"{affected or 'none'} of them with artifacts"
+        f"{affected or 'none'} of them with artifacts. {percent(covered)} of the area truly lies under artifacts, "
+        f"{percent(masked)} was masked"
     )
 
 

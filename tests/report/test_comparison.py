@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from artseg_models.report.comparison import (
     compare,
     mean_error,
     read_measurements,
+    read_truth,
 )
+from artseg_models.simulate import simulate_plate
 
 
 @pytest.fixture
@@ -90,6 +93,25 @@ def test_a_field_without_nuclei_has_no_means(truth: list[FieldTruth], without: P
     assert row.without.count == 0
     assert math.isnan(row.error(SIGNAL, "without"))
     assert row.error(COUNT, "without") == 100
+
+
+def test_the_truth_of_a_simulated_plate_is_read(tmp_path: Path) -> None:
+    simulate_plate(tmp_path, wells=2, fields_per_well=1, shape=(160, 160), seed=3, artifact_fraction=0.5)
+    fields = read_truth(tmp_path)
+    assert [(field.well, field.site) for field in fields] == [("A01", "1"), ("A02", "1")]
+    assert sorted(bool(field.artifact.any()) for field in fields) == [False, True]
+    assert [field.dose for field in fields] == [0.0, 1.0]
+    with (tmp_path / "truth_nuclei.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    for field in fields:
+        whole = set(np.unique(field.whole_nuclei).tolist()) - {0}
+        own = [row for row in rows if row["well"] == field.well and int(row["nucleus"]) in whole]
+        assert field.values.count == len(own)
+        assert field.values.area_px == pytest.approx(np.mean([int(row["area_px"]) for row in own]))
+        assert field.values.signal == pytest.approx(np.mean([float(row["true_signal"]) for row in own]))
+    (tmp_path / "truth.csv").unlink()
+    with pytest.raises(ArtSegError, match=r"truth\.csv"):
+        read_truth(tmp_path)
 
 
 def test_a_missing_field_or_column_is_named(truth: list[FieldTruth], without: Path, masked: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artseg_models.report.comparison import Comparison, FieldTruth, compare, read_measurements
+from artseg_models.report.comparison import Comparison, FieldTruth, Measured, compare, read_measurements
 from artseg_models.report.page import Facts, chosen_fields, headline, write_page
 from artseg_models.report.panels import FieldImages
 from artseg_models.report.picture import LARGEST_BYTES, write_picture
@@ -64,6 +64,24 @@ def test_the_headline_does_not_hide_a_loss(truth: list[FieldTruth], without: Pat
     assert "signal rose from 2.0 % to 133.3 %" in swapped
 
 
+def test_the_headline_says_when_nothing_is_left(truth: list[FieldTruth], without: Path) -> None:
+    run = read_measurements(without)
+    everything = np.ones(truth[0].artifact.shape, dtype=bool)
+    masked = {
+        key: Measured(
+            nuclei=np.zeros(everything.shape, dtype=np.uint16),
+            positions=np.empty((0, 2)),
+            areas=np.empty(0),
+            signals=np.empty(0),
+            mask=everything,
+        )
+        for key in run
+    }
+    said = headline(compare(truth, run, masked))
+    assert "nothing left to measure" in said
+    assert "false nuclei" not in said
+
+
 def test_the_page_holds_the_figures_and_needs_nothing_else(
     comparison: Comparison, images: FieldImages, tmp_path: Path
 ) -> None:
@@ -79,7 +97,8 @@ def test_the_page_holds_the_figures_and_needs_nothing_else(
     assert page.open == []
     words = page.words()
     assert headline(comparison) in words
-    assert "2 wells, 2 fields of view, 1 of them with artifacts" in words
+    assert "2 wells, 2 fields of view, 1 of them with artifacts." in words
+    assert "12.5 % of the area truly lies under artifacts, 12.5 % was masked" in words
     # the line of field A01: artifact area, masked area, then truth, without and with for signal, count and area
     assert "A01, 1 25.0 % 25.0 % 1000 2333 1020 4.0 6.0 4.0 100 167 100" in words
     assert "outside artifacts, with masks 7 7 0 0 1.000 1.000 1.000" in words
