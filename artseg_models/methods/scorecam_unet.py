@@ -103,9 +103,11 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
                 "source": labels.source.resolve().parent.name if labels.source.is_file() else labels.source.name,
                 "preset": configuration.preset,
                 "seed": configuration.seed,
-                "classifier_epochs": configuration.classifier.schedule.epochs,
-                "unet_epochs": configuration.unet.schedule.epochs,
-                **{
+                "epochs": {
+                    "classifier": configuration.classifier.schedule.epochs,
+                    "unet": configuration.unet.schedule.epochs,
+                },
+                "counts": {
                     name: {"clean": int((~split.artifact).sum()), "artifact": int(split.artifact.sum())}
                     for name, split in splits.items()
                 },

@@ -53,7 +53,7 @@ def test_a_run_holds_what_others_need(finished):
     assert result["classifier"] == {"depth": 10, "width": 4, "binning": 2}
     assert 0 <= result["cutoff"] <= 1
     assert 0 <= result["gate_threshold"] <= 1
-    assert result["training"]["train"] == {"clean": 8, "artifact": 8}
+    assert result["training"]["counts"]["train"] == {"clean": 8, "artifact": 8}
     assert read_image(finished / "sample.tiff").pixels.shape == (96, 80)
     for network in ("classifier", "unet"):
         assert len((finished / network / "history.csv").read_text().splitlines()) == 4
