@@ -261,7 +261,7 @@ def segment(
 PackagePath = Annotated[Path, typer.Argument(help="A package: zip file or folder.")]
 
 
-@app.command("export")
+@app.command("export", rich_help_panel="Main job")
 def export_run(
     run: Annotated[Path, typer.Argument(help="Run folder, as given to `artseg train --out`.", file_okay=False)],
     out: Annotated[

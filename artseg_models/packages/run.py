@@ -44,7 +44,9 @@ class UNetShape(_Part):
 
 
 class Training(_Part):
-    """What the networks learned from: images by split and label."""
+    """What the networks learned from: images by split and label; more may be recorded."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     source: str
     counts: Mapping[str, Mapping[str, int]]
