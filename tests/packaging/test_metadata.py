@@ -24,8 +24,9 @@ def project(repository: Path) -> dict[str, Any]:
     return tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def requirements(project: dict[str, Any]) -> dict[str, Requirement]:
-    parsed = [Requirement(text) for text in project["dependencies"]]
+def requirements(project: dict[str, Any], extra: str | None = None) -> dict[str, Requirement]:
+    texts = [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else [])]
+    parsed = [Requirement(text) for text in texts]
     return {canonicalize_name(requirement.name): requirement for requirement in parsed}
 
 
@@ -65,6 +66,11 @@ def imported_packages(folder: Path) -> set[str]:
     return names
 
 
+def foreign_modules(folder: Path) -> set[str]:
+    own = {"artseg_models", "__future__"}
+    return {name for name in imported_packages(folder) if name.split(".")[0] not in own | sys.stdlib_module_names}
+
+
 def distributions_of(module: str, owners: Mapping[str, list[str]]) -> set[str]:
     top = module.split(".")[0]
     # several distributions share the folder bioimageio
@@ -74,12 +80,7 @@ def distributions_of(module: str, owners: Mapping[str, list[str]]) -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_nothing_else(repository: Path, project: dict[str, Any]) -> None:
-    own = {"artseg_models", "__future__"}
-    modules = {
-        module
-        for module in imported_packages(repository / "artseg_models")
-        if module.split(".")[0] not in own | sys.stdlib_module_names
-    }
+    modules = foreign_modules(repository / "artseg_models")
     declared = set(requirements(project))
     owners = packages_distributions()
     undeclared = {module for module in modules if not distributions_of(module, owners) & declared}
@@ -88,11 +89,26 @@ def test_what_is_imported_is_declared_and_nothing_else(repository: Path, project
     assert declared - used == set()
 
 
+def test_what_the_tests_import_is_declared(repository: Path, project: dict[str, Any]) -> None:
+    # what the tests load by its path, or run inside CellProfiler
+    elsewhere = {path.stem for folder in ("packaging", "plugins") for path in (repository / folder).glob("*")}
+    elsewhere |= {path.stem for path in (repository / "tests").rglob("*.py")}
+    elsewhere |= {"cellprofiler", "cellprofiler_core"}
+    declared = set(requirements(project, "test"))
+    owners = packages_distributions()
+    undeclared = {
+        module
+        for module in foreign_modules(repository / "tests")
+        if module.split(".")[0] not in elsewhere and not distributions_of(module, owners) & declared
+    }
+    assert undeclared == set()
+
+
 @pytest.mark.parametrize("build", ["cpu", "cuda"])
 def test_tested_versions_are_within_the_ranges(repository: Path, project: dict[str, Any], build: str) -> None:
     constraints = repository / "packaging" / "constraints"
     tested = pins(constraints / "tested.txt") | pins(constraints / f"{build}.txt")
-    for name, requirement in requirements(project).items():
+    for name, requirement in requirements(project, "test").items():
         assert name in tested, f"{name} has no tested version"
         assert requirement.specifier.contains(tested[name]), f"{name} {tested[name]} is outside {requirement}"
 
