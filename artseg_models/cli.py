@@ -79,7 +79,7 @@ def labels_check(
 def _show_labels(report: LabelReport) -> None:
     from artseg_models.labels import SPLITS
 
-    console.print(f"Labels of {report.source}", highlight=False)
+    console.print(f"Labels of {report.source}", highlight=False, markup=False)
     images = Table()
     for name in ("split", "clean", "artifact"):
         images.add_column(name, justify="left" if name == "split" else "right")
@@ -136,7 +136,7 @@ def simulate_training(
     labels = simulate_training_set(
         out, fields=fields, shape=(side, side), seed=seed, artifact_fraction=artifact_fraction
     )
-    console.print(f"{fields} fields, labels in {labels}", highlight=False)
+    console.print(f"{fields} fields, labels in {labels}", highlight=False, markup=False)
 
 
 @simulate_app.command("plate")
@@ -159,7 +159,7 @@ def simulate_a_plate(
         seed=seed,
         artifact_fraction=artifact_fraction,
     )
-    console.print(f"{wells} wells of {fields_per_well} fields in {out}; the truth is in truth.csv", highlight=False)
+    console.print(f"{wells} wells of {fields_per_well} fields in {out}; truth in truth.csv", highlight=False, markup=False)
 
 
 # ---- training, prediction ----

@@ -137,7 +137,6 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
         relative = nucleus.relative_distance(around)
         inside = (relative < 1) & (nuclei[canvas] == 0)
         nuclei[canvas][inside] = number
-        cells[canvas][inside] = number
         radius = float(nucleus.radii.mean())
         soft = np.clip((1 - relative) * radius / 2.0 + 0.5, 0, 1)
         nuclear[canvas] = np.maximum(nuclear[canvas], soft)
@@ -157,6 +156,8 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
             edge = outline.radii[(angle / (2 * np.pi) * len(outline.radii)).astype(np.int64)] * 0.9
             keep = away < edge
             organelles.append(np.stack([y + (away * np.sin(angle)), x + (away * np.cos(angle))])[:, keep])
+    # a neighbour may have spread over a nucleus that was there before
+    cells = np.where(nuclei > 0, nuclei, cells)
     body = gaussian((cells > 0).astype(np.float32), 1.5)
     points = np.concatenate(organelles, axis=1) if organelles else np.zeros((2, 0))
     # most granules are denser than the cell's water, lipid drops most of all; vacuoles are thinner
