@@ -1,0 +1,134 @@
+"""A small trained model, simulated fields, and the real CellProfiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tifffile
+import torch
+
+from artseg_models.cellprofiler import run_pipeline
+from artseg_models.images import normalise
+from artseg_models.networks.resnet import ResNet
+from artseg_models.networks.unet import UNet
+from artseg_models.simulate import SimulatedField, simulate_field
+
+SHAPE = (200, 240)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests' service apart from the user's, and leave none behind."""
+    folder = tmp_path_factory.mktemp("service")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTSEG_STATE_DIR", str(folder / "state"))
+        patch.setenv("ARTSEG_CACHE", str(folder / "cache"))
+        patch.setenv("ARTSEG_PYTHON", sys.executable)
+        yield folder / "state"
+    for process in psutil.process_iter():
+        try:
+            if "serve" in process.cmdline() and process.environ().get("ARTSEG_STATE_DIR") == str(folder / "state"):
+                process.kill()
+                process.wait(10)
+        except psutil.Error:
+            continue
+
+
+@pytest.fixture(
+    scope="session", params=["ARTSEG_CELLPROFILER", "ARTSEG_CELLPROFILER4"], ids=["cellprofiler", "cellprofiler4"]
+)
+def cellprofiler(request: pytest.FixtureRequest) -> list[str]:
+    """The real CellProfiler, named by an environment variable; the second one is for an older version beside it."""
+    named = os.environ.get(request.param)
+    if not named:
+        pytest.skip(f"no CellProfiler to test with: set {request.param} to the path of its executable")
+    found = shutil.which(named)
+    assert found, f"{request.param} names {named}, which cannot be run"
+    return [found]
+
+
+@pytest.fixture(scope="session")
+def fields() -> dict[str, SimulatedField]:
+    """Two fields of view with an artifact, by well and site."""
+    return {
+        name: simulate_field(seed=seed, shape=SHAPE, artifact=True, kinds=["dust"], cell_density=90)
+        for name, seed in (("A01_s1", 4), ("A02_s1", 7))
+    }
+
+
+@pytest.fixture(scope="session")
+def images(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fields as files, named as the example pipelines expect."""
+    folder = tmp_path_factory.mktemp("plate")
+    for name, field in fields.items():
+        for channel in ("brightfield", "dna", "signal"):
+            tifffile.imwrite(folder / f"{name}_{channel}.tiff", getattr(field, channel))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small U-Net that has seen these very artifacts, exported as any model is."""
+    from artseg_models.packages.export import export_packages
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    run = tmp_path_factory.mktemp("run") / "small"
+    networks = {"classifier": (ResNet, {"depth": 10, "width": 4}), "unet": (UNet, {"width": 6, "levels": 3})}
+    made = {name: kind(**arguments, binning=1) for name, (kind, arguments) in networks.items()}
+    batch = torch.as_tensor(np.stack([normalise(field.brightfield) for field in fields.values()])[:, None])
+    truth = torch.as_tensor(np.stack([field.artifact_mask for field in fields.values()])[:, None]).float()
+    optimiser = torch.optim.Adam(made["unet"].parameters(), lr=0.02)
+    for _ in range(30):
+        optimiser.zero_grad()
+        torch.nn.functional.binary_cross_entropy(made["unet"](batch), truth).backward()
+        optimiser.step()
+    result = {
+        "name": "small",
+        "method": "ScoreCAM-U-Net",
+        "cutoff": 0.4,
+        "smallest_artifact_px": 25,
+        "gate_threshold": 0.0,
+        "pixel_size_um": None,
+        "training": {"source": "labels.csv", "counts": {"train": {"clean": 1, "artifact": 2}}, "epochs": 40},
+        "scorecam": {},
+        "validation": {},
+    }
+    for name, network in made.items():
+        (run / name).mkdir(parents=True)
+        torch.save(network.state_dict(), run / name / "network.pt")
+        result[name] = networks[name][1] | {"binning": 1}
+    tifffile.imwrite(run / "sample.tiff", next(iter(fields.values())).brightfield)
+    (run / "result.json").write_text(json.dumps(result))
+    return export_packages(run, run / "packages")[1]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Result folders of both example pipelines on the same images."""
+
+    masked: Path
+    plain: Path
+
+
+@pytest.fixture(scope="session")
+def runs(
+    cellprofiler: list[str], images: Path, package: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
+    out = tmp_path_factory.mktemp("results")
+    pipelines = repository / "plugins" / "pipelines"
+    return Runs(
+        masked=run_pipeline(
+            pipelines / "artifacts_masked.cppipe", images, out / "masked", package=package, cellprofiler=cellprofiler
+        ),
+        plain=run_pipeline(pipelines / "no_masking.cppipe", images, out / "plain", cellprofiler=cellprofiler),
+    )

@@ -1,0 +1,139 @@
+"""The example pipelines in the real CellProfiler, headless, on simulated fields of view and on a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from scipy import ndimage
+
+from artseg_models.cellprofiler import run_pipeline
+from artseg_models.errors import ArtSegError
+from artseg_models.packages.read import read_package
+from artseg_models.predict import Predictor
+from artseg_models.simulate import SimulatedField
+
+FIELDS = ("A01_s1", "A02_s1")
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / f"{name}.csv")
+
+
+def measurement_names(folder: Path, name: str) -> set[str]:
+    # these two count modules, so that any inserted module renames them
+    return {
+        column for column in table(folder, name).columns if not column.startswith(("ExecutionTime_", "ModuleError_"))
+    }
+
+
+def picture(folder: Path, field: str, what: str) -> np.ndarray:
+    return tifffile.imread(folder / "images" / f"{field}_brightfield_{what}.tiff")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_the_mask_is_what_the_model_says(
+    runs: object, fields: dict[str, SimulatedField], package: Path, field: str
+) -> None:
+    as_cellprofiler_has_it = (fields[field].brightfield / 65535).astype(np.float32)
+    read = read_package(package)
+    said = Predictor(read, device="cpu").predict(as_cellprofiler_has_it)
+    assert np.array_equal(picture(runs.masked, field, "artifacts") > 0, said.mask)
+    row = table(runs.masked, "Image").set_index("FileName_Brightfield").loc[f"{field}_brightfield.tiff"]
+    assert row["ArtSeg_AreaFraction_Artifacts"] == pytest.approx(said.area_fraction)
+    assert row["ArtSeg_UsableArea_Artifacts"] == said.usable_area_px == (~said.mask).sum()
+    assert row["ArtSeg_Probability_Artifacts"] == pytest.approx(said.image_probability, abs=1e-5)
+    assert row["Count_Artifacts"] == said.count > 0
+    assert row["ArtSeg_Cutoff_Artifacts"] == 0.4
+    assert row["ArtSeg_SmallestArtifact_Artifacts"] == 25
+    assert row["ArtSeg_ModelID_Artifacts"] == read.id
+    assert row["ArtSeg_ModelSHA256_Artifacts"] == read.sha256
+    assert row["ArtSeg_Device_Artifacts"] in ("cpu", "cuda", "mps")
+    assert row["ArtSeg_Seconds_Artifacts"] > 0
+    objects = table(runs.masked, "Artifacts").query(f"ImageNumber == {row['ImageNumber']}")
+    centres = ndimage.center_of_mass(said.labels > 0, said.labels, range(1, said.count + 1))
+    assert objects[["Location_Center_Y", "Location_Center_X"]].to_numpy() == pytest.approx(np.array(centres), abs=0.01)
+
+
+def test_every_measurement_name_survives(runs: object) -> None:
+    for name in ("Image", "Nuclei"):
+        before, after = measurement_names(runs.plain, name), measurement_names(runs.masked, name)
+        assert before <= after, before - after
+        assert len(before) > 10
+    assert {"FileName_DNA", "Metadata_Well", "Metadata_Site", "Count_Nuclei"} <= measurement_names(runs.plain, "Image")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_nuclei_under_artifacts_go_whole_and_the_others_stay(
+    runs: object, fields: dict[str, SimulatedField], field: str
+) -> None:
+    artifacts = picture(runs.masked, field, "artifacts") > 0
+    kept, found = picture(runs.masked, field, "nuclei"), picture(runs.plain, field, "nuclei")
+    assert not kept[ndimage.binary_dilation(artifacts)].any()
+    truth = fields[field].nuclei
+    under = set(np.unique(truth[artifacts])) - {0}
+    assert under
+    for nucleus in under:
+        assert not np.count_nonzero(kept[truth == nucleus]) > 0.2 * np.count_nonzero(truth == nucleus)
+    far = ndimage.distance_transform_edt(~artifacts) > 3
+    stay = [label for label in np.unique(found)[1:] if far[found == label].all()]
+    assert len(stay) >= 5
+    for label in stay:
+        here = found == label
+        most = np.bincount(kept[here]).argmax()
+        assert most, f"nucleus {label} is gone although no artifact is near"
+        assert ((kept == most) & here).sum() / ((kept == most) | here).sum() > 0.7  # whole, not cut
+
+
+def test_measurements_are_those_of_the_kept_nuclei(runs: object, fields: dict[str, SimulatedField]) -> None:
+    nuclei = table(runs.masked, "Nuclei")
+    for number, name in enumerate(FIELDS, start=1):
+        labels = picture(runs.masked, name, "nuclei")
+        own = nuclei.query(f"ImageNumber == {number}")
+        assert len(own) == labels.max()
+        signal = ndimage.mean(fields[name].signal / 65535, labels, range(1, labels.max() + 1))
+        assert own["Intensity_MeanIntensity_Signal"].to_numpy() == pytest.approx(np.array(signal), rel=1e-4)
+        sizes = np.bincount(labels.ravel())[1:]
+        assert own["AreaShape_Area"].to_numpy() == pytest.approx(sizes)
+
+
+def test_what_goes_wrong_is_told_by_its_cause(
+    cellprofiler: list[str], images: Path, repository: Path, tmp_path: Path
+) -> None:
+    pipeline = repository / "plugins" / "pipelines" / "artifacts_masked.cppipe"
+    with pytest.raises(ArtSegError, match=r"SegmentArtifacts: Expected a model package .* there is none") as caught:
+        run_pipeline(pipeline, images, tmp_path / "out", cellprofiler=cellprofiler)
+    assert str(tmp_path / "out" / "cellprofiler.log") in str(caught.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cellprofiler.log"]
+
+    # CellProfiler itself ends with success here, and without results
+    (tmp_path / "plugins").mkdir()
+    with pytest.raises(ArtSegError, match="needs the module SegmentArtifacts"):
+        run_pipeline(pipeline, images, tmp_path / "out", cellprofiler=cellprofiler, plugins=tmp_path / "plugins")
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtSegError, match="do not fit the pipeline's rules"):
+        run_pipeline(
+            pipeline.with_name("no_masking.cppipe"), tmp_path / "empty", tmp_path / "out", cellprofiler=cellprofiler
+        )
+
+
+def test_a_real_field_goes_through(
+    cellprofiler: list[str], shared_data: Path, package: Path, repository: Path, tmp_path: Path
+) -> None:
+    out = run_pipeline(
+        repository / "plugins" / "pipelines" / "artifacts_masked.cppipe",
+        shared_data / "pediatric_field",
+        tmp_path / "out",
+        package=package,
+        cellprofiler=cellprofiler,
+        channels={"brightfield": "*ch1*", "dna": "*ch5*", "signal": "*ch2*"},
+    )
+    image = table(out, "Image").iloc[0]
+    assert image["Metadata_Field"] == "r03c03f03p01-sk1fk1fl1"
+    assert image["Count_AllNuclei"] >= 30
+    assert 0 <= image["Count_Nuclei"] <= image["Count_AllNuclei"]
+    assert image["ArtSeg_UsableArea_Artifacts"] == (picture(out, image["Metadata_Field"], "artifacts") == 0).sum()
