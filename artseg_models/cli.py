@@ -159,7 +159,7 @@ def simulate_a_plate(
         seed=seed,
         artifact_fraction=artifact_fraction,
     )
-    console.print(f"{wells} wells of {fields_per_well} fields in {out}; truth in truth.csv", highlight=False, markup=False)
+    console.print(f"{wells * fields_per_well} fields in {out}; truth in truth.csv", highlight=False, markup=False)
 
 
 # ---- training, prediction ----
@@ -549,7 +549,7 @@ def main() -> None:
     try:
         app()
     except ArtSegError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -181,8 +181,9 @@ def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
     middle = height / 2
     stretch = random.uniform(1, 2)
     turn = random.uniform(0, np.pi)
+    packing = random.uniform(2.0, 3.6)
     for _ in range(int(np.clip(1.1 * (spread / 5.5) ** 1.7, 3, 160))):
-        along, across = random.normal(0, spread / 2.0, 2) * np.array([stretch, 1 / stretch])
+        along, across = random.normal(0, spread / packing, 2) * np.array([stretch, 1 / stretch])
         y = middle + along * math.sin(turn) + across * math.cos(turn)
         x = middle + along * math.cos(turn) - across * math.sin(turn)
         if not (0 <= y < height and 0 <= x < height):

@@ -150,9 +150,10 @@ def draw_cells(random: np.random.Generator, shape: tuple[int, int], *, count: in
         angle, away = random.uniform(0, 2 * np.pi, spots), random.uniform(0.15, 0.6, spots) * radius
         nucleoli.append(np.stack([ny + away * np.sin(angle), nx + away * np.cos(angle)]))
         if not round_cell:
-            grains = int(random.integers(30, 150))
+            # organelles crowd around the nucleus
+            grains = int(random.integers(40, 200))
             angle = random.uniform(0, 2 * np.pi, grains)
-            away = 0.8 * radius + random.gamma(1.6, 0.15 * float(outline.radii.mean()), grains)
+            away = 0.8 * radius + random.gamma(1.4, 0.12 * float(outline.radii.mean()), grains)
             edge = outline.radii[(angle / (2 * np.pi) * len(outline.radii)).astype(np.int64)] * 0.9
             keep = away < edge
             organelles.append(np.stack([y + (away * np.sin(angle)), x + (away * np.cos(angle))])[:, keep])

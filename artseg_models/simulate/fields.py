@@ -136,10 +136,12 @@ def simulate_field(
     cells = draw_cells(
         of_cells, canvas, count=round(density * canvas[0] * canvas[1] / 512**2), signal_level=signal_level
     )
+    # the medium and the plate's bottom are never quite even
     ground = 0.05 * smooth_field(of_ground, canvas, 9) + 0.03 * smooth_field(of_ground, canvas, 3.5)
+    mottle = 1 + 0.004 * smooth_field(of_ground, canvas, 22) + 0.004 * smooth_field(of_ground, canvas, 70)
     blurred_dna, blurred_signal = gaussian(cells.dna, look.blur), gaussian(cells.signal, look.blur)
     scene = _Scene(
-        brightfield=transmitted(cells.phase + ground, cells.absorption, defocus=look.defocus),
+        brightfield=mottle * transmitted(cells.phase + ground, cells.absorption, defocus=look.defocus),
         # light from above and below the focal plane
         dna=0.93 * blurred_dna + 0.10 * broad_blur(blurred_dna, 11),
         signal=0.90 * blurred_signal + 0.14 * broad_blur(blurred_signal, 13),
