@@ -15,6 +15,8 @@ from artseg_models.labels import read_mask
 from artseg_models.predict import Predictor
 from artseg_models.report.drawing import MUTED, SKY, WHITE, outline, save_figure, show, stretch
 
+_WIDTH, _CAPTION = 3.6, 0.4  # of a picture and its caption, in inches
+
 
 def choose(scores: Sequence[ImageScore], number: int) -> list[ImageScore]:
     """Choose images that span what was found, not the best ones.
@@ -71,13 +73,14 @@ def write_montage(
     chosen = choose(evaluation.scores, number)
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure = Figure(figsize=(3.6 * columns, 4.1 * rows + 0.7))
-    figure.set_layout_engine("constrained", h_pad=0.08)
+    predicted = [predict_item(predictor, score.item, options=options, plane=plane) for score in chosen]
+    tallest = max(pixels.shape[0] / pixels.shape[1] for pixels, _ in predicted)
+    figure = Figure(figsize=(_WIDTH * columns, (_WIDTH * tallest + _CAPTION) * rows + 2 * _CAPTION))
+    figure.set_layout_engine("constrained", h_pad=0.06)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, score in zip(grid.flat, chosen, strict=False):
-        pixels, prediction = predict_item(predictor, score.item, options=options, plane=plane)
+    for axes, score, (pixels, prediction) in zip(grid.flat, chosen, predicted, strict=False):
         show(axes, stretch(pixels))
         if score.item.mask is not None:
             outline(axes, read_mask(score.item, shape=prediction.labels.shape), color=WHITE, width=1.8)
