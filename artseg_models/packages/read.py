@@ -215,9 +215,9 @@ def read_package(path: Path, *, cache: Path | None = None, any_kind: bool = Fals
     if path.name in ("rdf.yaml", "bioimageio.yaml") and path.is_file():
         path = path.parent
     if path.is_dir():
-        digest = _folder_digest(path)
         folder = path
-        _verify(folder, source=str(path))
+        _verify(folder, source=str(path))  # first, so that a folder that is no package is not read through
+        digest = _folder_digest(path)
     elif path.is_file():
         try:
             digest = sha256(path)

@@ -250,6 +250,13 @@ def test_a_missing_description_is_told(folder: Path) -> None:
         read_package(folder)
 
 
+def test_a_folder_that_is_no_package_is_not_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "holiday.mov").write_bytes(b"large")
+    monkeypatch.setattr("artseg_models.packages.read.sha256", lambda path: pytest.fail(f"read {path}"))
+    with pytest.raises(ArtSegError, match=r"with a file rdf\.yaml"):
+        read_package(tmp_path)
+
+
 def test_a_missing_package_is_told(tmp_path: Path) -> None:
     with pytest.raises(ArtSegError, match="nothing is there"):
         read_package(tmp_path / "none.zip")
