@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -23,3 +28,77 @@ def shared_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real images at {folder}; set ARTSEG_SHARED_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sample() -> np.ndarray:
+    """A noisy 16-bit field (201, 233) with a dark disc."""
+    random = np.random.default_rng(3)
+    pixels = random.normal(2000, 60, (201, 233))
+    y, x = np.mgrid[:201, :233]
+    pixels[(y - 120) ** 2 + (x - 60) ** 2 < 30**2] -= 1500
+    return pixels.astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def make_run(sample: np.ndarray) -> Callable[..., Path]:
+    """Write a run folder; keywords replace fields of its result.json."""
+
+    def make(folder: Path, *, binning: int = 2, **fields: Any) -> Path:
+        import torch
+
+        from artseg_models.networks.resnet import ResNet
+        from artseg_models.networks.unet import UNet
+
+        torch.set_num_threads(1)
+        torch.manual_seed(1)
+        networks = {
+            "classifier": (ResNet, {"depth": 10, "width": 4, "binning": binning}),
+            "unet": (UNet, {"width": 4, "levels": 5, "binning": binning}),
+        }
+        result: dict[str, Any] = {
+            "name": "Tiny run",
+            "method": "ScoreCAM-U-Net",
+            "cutoff": 0.42,
+            "smallest_artifact_px": 25,
+            "gate_threshold": 0.3,
+            "pixel_size_um": 0.59,
+            "training": {
+                "source": "labels.csv",
+                "counts": {"train": {"clean": 7, "artifact": 9}, "validation": {"clean": 2, "artifact": 3}},
+                "epochs": {"classifier": 3, "unet": 4},
+            },
+            "scorecam": {"cutoff": 0.05, "channel_weight": "largest"},
+            "validation": {"image_f1": 0.91234, "pixel_iou": None},
+        }
+        for name, (kind, arguments) in networks.items():
+            network = kind(**arguments)
+            # statistics as after training: without them the signal dies on its way and every output is the same
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = 1.0
+            network.train()
+            with torch.no_grad():
+                network(torch.randn(4, 1, 192, 192))
+            (folder / name).mkdir(parents=True)
+            torch.save(network.state_dict(), folder / name / "network.pt")
+            result[name] = arguments
+        tifffile.imwrite(folder / "sample.tiff", sample)
+        (folder / "result.json").write_text(json.dumps(result | fields))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def packages(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages of the run, exported once: 'classifier' and 'unet'."""
+    from artseg_models.packages.export import export_packages
+
+    classifier, unet = export_packages(tiny_run, tmp_path_factory.mktemp("packages"))
+    return {"classifier": classifier, "unet": unet}

@@ -123,6 +123,13 @@ def test_one_plane_of_several_is_chosen(tmp_path: Path, name: str) -> None:
             read_image(tmp_path / name, plane=plane)
 
 
+def test_one_plane_of_a_colour_stack_is_chosen(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([COLOUR8, 255 - COLOUR8]), photometric="rgb")
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif", plane=1).pixels, luminance(255 - COLOUR8), atol=1e-3)
+    with pytest.raises(ArtSegError, match="holds 2 planes"):
+        read_image(tmp_path / "a.tif")
+
+
 def test_pages_of_different_sizes_are_planes(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(GREY16, metadata=None)
@@ -278,7 +285,7 @@ def test_normalising_equals_the_model_zoo(pixels: np.ndarray) -> None:
     got = normalise(pixels)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=2e-4)  # the operator computes in float32
-    exact = (pixels - np.mean(pixels, dtype=np.float64)) / (np.std(pixels, dtype=np.float64) + 1e-6)
+    exact = (pixels - np.mean(pixels, dtype=np.float64)) / (np.std(pixels, dtype=np.float64) + 1e-12)
     np.testing.assert_allclose(got, exact, atol=1e-6, rtol=1e-6)
 
 

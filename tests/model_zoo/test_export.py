@@ -65,7 +65,7 @@ def test_bioimageio_core_gives_what_torch_gives(
     with create_prediction_pipeline(model, weight_format=weight_format) as pipeline:
         given = create_sample_for_model(model, inputs={"image": pixels[None, None]})
         found = next(iter(pipeline.predict_sample_without_blocking(given).members.values())).data.values
-    normal = (pixels - pixels.mean(dtype=np.float64)) / (pixels.std(dtype=np.float64) + 1e-6)
+    normal = (pixels - pixels.mean(dtype=np.float64)) / (pixels.std(dtype=np.float64) + 1e-12)
     with torch.no_grad():
         expected = networks[kind](torch.from_numpy(normal[None, None].astype(np.float32))).numpy()
     assert expected.std() > 0
@@ -82,7 +82,7 @@ def test_descriptions_are_of_format_0_5_10_as_older_readers_need_it(packages: di
     assert content["covers"] == ["cover.png"]
     assert list(content["weights"]) == list(FORMATS)
     steps = content["inputs"][0]["preprocessing"]
-    assert steps == [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-6}}], (
+    assert steps == [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-12}}], (
         "eps must be a number in YAML 1.1 as well"
     )
     assert [axis["size"] for axis in content["inputs"][0]["axes"] if axis["type"] == "space"] == [

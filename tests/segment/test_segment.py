@@ -1,0 +1,238 @@
+"""`artseg segment`: masks, one table, an audit line; a bad image is told and does not stop the others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from artseg_models import __version__
+from artseg_models.errors import ArtSegError
+from artseg_models.packages.read import read_package
+from artseg_models.predict import Predictor, artifact_objects
+from artseg_models.segment import images_of, outlined, segment_images
+
+
+@pytest.fixture(scope="module")
+def predictor(packages: dict[str, Path]) -> Predictor:
+    return Predictor(read_package(packages["unet"]), device="cpu")
+
+
+def artseg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "artseg_models", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "artifacts.csv", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.fixture
+def batch(tmp_path: Path, sample: np.ndarray) -> Path:
+    """Two good images among all kinds of bad ones."""
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    tifffile.imwrite(folder / "good 1.tiff", sample)
+    Image.fromarray((sample // 16).astype(np.uint8)).save(folder / "gut ü.png")
+    tifffile.imwrite(folder / "constant.tiff", np.full((64, 64), 7, np.uint16))
+    tifffile.imwrite(folder / "nan.tiff", np.where(np.eye(64) > 0, np.nan, 1.0).astype(np.float32))
+    tifffile.imwrite(folder / "one_pixel.tiff", np.ones((1, 1), np.uint8))
+    tifffile.imwrite(folder / "volume.tiff", np.random.default_rng(0).integers(0, 99, (5, 64, 64), np.uint8))
+    (folder / "empty.tiff").write_bytes(b"")
+    (folder / "torn.png").write_bytes((folder / "gut ü.png").read_bytes()[:500])
+    return folder
+
+
+BAD = ("constant", "nan", "one_pixel", "volume", "empty", "torn")
+
+
+def test_bad_images_are_listed_and_the_others_done(batch, packages, tmp_path):
+    done = artseg("segment", batch, "--model", packages["unet"], "--out", tmp_path / "out", "--no-gate")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    table = {Path(row["image"]).stem: row for row in rows(tmp_path / "out")}
+    assert set(table) == {"good 1", "gut ü", *BAD}
+    for name in BAD:
+        assert table[name]["error"], name
+        assert not list((tmp_path / "out").glob(f"{name}*"))
+    assert "6 of 8 images could not be segmented" in done.stderr
+    for name in ("good 1", "gut ü"):
+        assert not table[name]["error"]
+        assert (tmp_path / "out" / f"{name}_artifact_mask.tiff").exists()
+    assert "--plane" in table["volume"]["error"]
+
+
+def test_a_plane_of_a_volume_is_taken_by_option(batch, packages, tmp_path):
+    done = artseg("segment", batch / "volume.tiff", "-m", packages["unet"], "-o", tmp_path / "out", "--plane", "2")
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "out")[0]["error"] == ""
+
+
+def test_every_output_says_which_model_made_it(predictor, batch, tmp_path):
+    image = batch / "good 1.tiff"
+    segment_images(predictor, [image], tmp_path, cutoff=0.3, gate=False, probability=True)
+    sha = predictor.package.sha256
+    row = rows(tmp_path)[0]
+    assert (row["model_sha256"], row["cutoff"], row["artseg_version"]) == (sha, "0.3", __version__)
+    for name in ("mask", "probability"):
+        with tifffile.TiffFile(tmp_path / f"good 1_artifact_{name}.tiff") as opened:
+            audit = json.loads(opened.pages.first.description)
+        assert audit == {
+            "model_id": predictor.package.id,
+            "model_version": predictor.package.version,
+            "model_sha256": sha,
+            "cutoff": 0.3,
+            "artseg_version": __version__,
+        }
+
+
+def test_files_hold_what_the_predictor_finds(predictor, batch, sample, tmp_path):
+    cutoff = float(np.median(predictor.predict(sample, gate=False).probability))
+    found = predictor.predict(sample, gate=False, cutoff=cutoff)
+    assert 0 < found.mask.mean() < 1
+    segment_images(predictor, [batch / "good 1.tiff"], tmp_path, gate=False, cutoff=cutoff, probability=True)
+    mask = tifffile.imread(tmp_path / "good 1_artifact_mask.tiff")
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, found.mask * 255)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "good 1_artifact_probability.tiff"), found.probability)
+    row = rows(tmp_path)[0]
+    assert float(row["area_fraction"]) == pytest.approx(found.mask.mean(), abs=1e-6)
+    assert int(row["usable_area_px"]) == int((~found.mask).sum())
+    assert int(row["artifact_count"]) == found.count
+    with Image.open(tmp_path / "good 1_artifact_overlay.png") as overlay:
+        assert overlay.size == (sample.shape[1], sample.shape[0])
+
+
+def test_the_gate_closes_on_images_called_clean(predictor, sample):
+    closed = predictor.predict(sample, gate_threshold=1.0, cutoff=0.0)
+    opened = predictor.predict(sample, gate_threshold=0.0, cutoff=0.0)
+    assert not closed.gate_open
+    assert closed.count == 0
+    assert closed.area_fraction == 0
+    assert opened.gate_open
+    assert opened.mask.all()
+    np.testing.assert_array_equal(closed.probability, opened.probability)
+
+
+def test_masked_pixels_count_nowhere(predictor, sample):
+    valid = np.ones(sample.shape, bool)
+    valid[:100] = False
+    spoiled = sample.astype(np.float32)
+    spoiled[:100] = np.nan
+    found = predictor.predict(spoiled, valid=valid, cutoff=0.0, gate=False)
+    assert not found.mask[:100].any()
+    assert found.mask[100:].all()
+    assert found.area_fraction == 1
+    assert found.usable_area_px == 0
+    reference = predictor.predict(np.where(valid, sample, 60000).astype(np.uint16), valid=valid, gate=False)
+    np.testing.assert_allclose(found.probability, reference.probability, atol=1e-5)
+
+
+def test_a_wholly_masked_image_is_refused(predictor, sample):
+    with pytest.raises(ArtSegError, match="at least one pixel"):
+        predictor.predict(sample, valid=np.zeros(sample.shape, bool))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"cutoff": 1.5}, "cutoff from 0 to 1"), ({"smallest_artifact_px": -1}, "0 pixels or more")],
+)
+def test_options_out_of_range_are_refused(predictor, sample, options, message):
+    with pytest.raises(ArtSegError, match=message):
+        predictor.predict(sample, **options)
+
+
+def test_a_device_that_is_not_there_is_never_replaced(packages):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(ArtSegError, match="Expected a cuda device"):
+        Predictor(read_package(packages["unet"]), device="cuda")
+    with pytest.raises(ArtSegError, match="Expected a device out of"):
+        Predictor(read_package(packages["unet"]), device="gpu")
+
+
+def test_artifacts_touching_at_a_corner_are_one_and_small_ones_go():
+    probability = np.zeros((10, 10))
+    probability[0:2, 0:2] = probability[2:4, 2:4] = 0.5
+    probability[8, 8] = 0.9
+    labels = artifact_objects(probability, cutoff=0.5, smallest_artifact_px=2)
+    assert labels.max() == 1
+    assert (labels > 0).sum() == 8
+    assert artifact_objects(probability, cutoff=0.5).max() == 2
+    assert artifact_objects(probability, cutoff=0.5, valid=probability < 0.9).max() == 1
+
+
+def test_same_names_in_two_folders_do_not_overwrite_each_other(predictor, sample, tmp_path):
+    for well in ("A01", "A02"):
+        (tmp_path / well).mkdir()
+        tifffile.imwrite(tmp_path / well / "field.tiff", sample)
+    images = images_of([tmp_path / "A01", tmp_path / "A02"])
+    segment_images(predictor, images, tmp_path / "out")
+    masks = sorted(path.name for path in (tmp_path / "out").glob("*mask.tiff"))
+    assert masks == ["A01_field_artifact_mask.tiff", "A02_field_artifact_mask.tiff"]
+
+
+def test_an_empty_folder_and_wrong_usage_are_told(packages, tmp_path):
+    (tmp_path / "empty").mkdir()
+    nothing = artseg("segment", tmp_path / "empty", "-m", packages["unet"], "-o", tmp_path / "out")
+    assert (nothing.returncode, "there are none" in nothing.stderr) == (1, True)
+    assert artseg("segment", tmp_path / "empty").returncode == 2
+    wrong = artseg("segment", tmp_path, "-m", packages["unet"], "-o", tmp_path / "out", "--cutoff", "2")
+    assert wrong.returncode == 2
+
+
+def test_outline_lies_on_the_border_of_the_mask():
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    picture = outlined(np.random.default_rng(0).random((40, 40)), mask)
+    coloured = (picture[..., 0] == 255) & (picture[..., 2] == 0)
+    assert coloured[10, 10:30].all()
+    assert not coloured[15:25, 15:25].any()
+    assert not coloured[:8].any()
+
+
+def kinds() -> Sequence[tuple[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    values = random.random((90, 110))
+    return [
+        ("uint8.tiff", (values * 255).astype(np.uint8)),
+        ("twelve_in_16.tiff", (values * 4095).astype(np.uint16)),
+        ("uint16.tiff", (values * 65535).astype(np.uint16)),
+        ("float_0_1.tiff", values.astype(np.float32)),
+        ("float_beyond_1.tiff", (values * 3000).astype(np.float32)),
+        ("colour.tiff", (random.random((90, 110, 3)) * 255).astype(np.uint8)),
+        ("grey.png", (values * 255).astype(np.uint8)),
+        ("alpha.png", (random.random((90, 110, 4)) * 255).astype(np.uint8)),
+        ("photo.jpg", (random.random((90, 110, 3)) * 255).astype(np.uint8)),
+    ]
+
+
+def test_every_kind_of_image_passes(predictor, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, pixels in kinds():
+        if name.endswith(".tiff"):
+            photometric = "rgb" if pixels.ndim == 3 else "minisblack"
+            tifffile.imwrite(tmp_path / "in" / name, pixels, photometric=photometric)
+        else:
+            Image.fromarray(pixels).save(tmp_path / "in" / name)
+    done = segment_images(predictor, images_of([tmp_path / "in"]), tmp_path / "out")
+    assert done.failed == ()
+    assert done.done == len(kinds())
+
+
+def test_grey_values_on_another_scale_give_the_same_mask(predictor, sample):
+    """CellProfiler hands over 0..1, files hold counts: the model must not care."""
+    counts = predictor.predict(sample, gate=False).probability
+    unit = predictor.predict((sample / 65535 / 16).astype(np.float32), gate=False).probability
+    np.testing.assert_allclose(counts, unit, atol=1e-4)
