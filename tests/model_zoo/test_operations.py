@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artseg_models.errors import ArtSegError
-from artseg_models.images import normalise
+from artseg_models.images import NORMALISATION_EPSILON, normalise
 from artseg_models.packages.operations import KNOWN_OPERATIONS, apply_operations, read_operations
 
 AXES = ["channel", "y", "x"]
@@ -91,7 +91,7 @@ def test_the_stated_eps_counts(pixels: np.ndarray) -> None:
 
 
 def test_zero_mean_is_the_normalisation_of_training(pixels: np.ndarray) -> None:
-    described = [{"id": "zero_mean_unit_variance", "kwargs": {"axes": AXES, "eps": 1e-6}}]
+    described = [{"id": "zero_mean_unit_variance", "kwargs": {"axes": AXES, "eps": NORMALISATION_EPSILON}}]
     integers = pixels.astype(np.uint16)
     valid = np.ones(pixels.shape, dtype=bool)
     valid[:, :20] = False
