@@ -127,8 +127,8 @@ def _dust(random: np.random.Generator, size: float) -> Artifact:
     layer.absorption[where] = random.uniform(0.35, 1.6) * solid * texture
     layer.phase[where] = random.uniform(0.0, 2.0) * solid * texture
     if random.uniform() < 0.35:
-        layer.dna[where] = random.uniform(0.1, 0.9) * solid * texture
-        layer.signal[where] = random.uniform(0.05, 0.5) * solid * texture
+        layer.dna[where] = random.uniform(0.2, 1.8) * solid * texture
+        layer.signal[where] = random.uniform(0.1, 1.2) * solid * texture
     return _see(layer, defocus=defocus, haze=haze)
 
 
@@ -146,8 +146,9 @@ def _fibre(random: np.random.Generator, size: float) -> Artifact:
     layer.phase = (random.uniform(0.8, 4.0) * chord).astype(np.float32)
     layer.absorption = (random.uniform(0.08, 0.7) * chord).astype(np.float32)
     glow = chord * np.clip(1 + 0.25 * smooth_field(random, layer.phase.shape, 14), 0.2, 2)
-    layer.dna = (random.uniform(0.0, 1.6) * glow).astype(np.float32)
-    layer.signal = (random.uniform(0.0, 0.9) * glow).astype(np.float32)
+    # textile brightened for the eye outshines every nucleus; hair hardly glows
+    layer.dna = (random.uniform(0.0, 1.0) * random.choice([1.0, 3.0]) * glow).astype(np.float32)
+    layer.signal = (random.uniform(0.0, 1.0) * random.choice([0.5, 2.0]) * glow).astype(np.float32)
     return _see(layer, defocus=defocus, haze=haze)
 
 
@@ -166,8 +167,8 @@ def _debris(random: np.random.Generator, size: float) -> Artifact:
         solid = np.clip((1 - relative) * radius / 1.2, 0, 1)
         layer.phase[where] += random.uniform(0.5, 2.4) * solid
         layer.absorption[where] += random.uniform(0, 0.2) * solid
-        layer.dna[where] += random.choice([0.0, 0.0, random.uniform(0.2, 1.2)]) * solid
-        layer.signal[where] += random.uniform(0.0, 0.9) * solid
+        layer.dna[where] += random.choice([0.0, 0.0, random.uniform(0.3, 2.0)]) * solid
+        layer.signal[where] += random.uniform(0.0, 1.5) * solid
     return _see(layer, defocus=defocus, haze=haze)
 
 
@@ -182,6 +183,7 @@ def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
     stretch = random.uniform(1, 2)
     turn = random.uniform(0, np.pi)
     packing = random.uniform(2.0, 3.6)
+    stain = random.uniform(0.5, 2.0)  # dead cells take up dyes without measure
     for _ in range(int(np.clip(1.1 * (spread / 5.5) ** 1.7, 3, 160))):
         along, across = random.normal(0, spread / packing, 2) * np.array([stretch, 1 / stretch])
         y = middle + along * math.sin(turn) + across * math.cos(turn)
@@ -194,11 +196,11 @@ def _dead_clump(random: np.random.Generator, size: float) -> Artifact:
         layer.phase[where] += random.uniform(1.2, 3.6) * cap
         layer.absorption[where] += random.uniform(0.02, 0.2) * cap
         core = np.clip((0.75 - relative) * 3, 0, 1)
-        layer.dna[where] += random.choice([0.1, 0.7, 1.5, 3.0]) * random.uniform(0.5, 1.3) * core
-        layer.signal[where] += random.uniform(0.1, 1.1) * cap
+        layer.dna[where] += random.choice([0.1, 1.0, 2.0, 4.0]) * stain * core
+        layer.signal[where] += random.uniform(0.2, 1.5) * stain * cap
     body = np.clip(layer.absorption / 0.08, 0, 1)
     layer.phase = (layer.phase + 0.7 * grain(random, layer.phase.shape, 1.3) * body).astype(np.float32)
-    cloud = random.uniform(0.1, 0.5) * broad_blur(body, 5 + 0.06 * size)
+    cloud = stain * random.uniform(0.1, 0.4) * broad_blur(body, 5 + 0.06 * size)
     layer.dna = layer.dna + cloud
     layer.signal = layer.signal + cloud
     return _see(layer, defocus=defocus, haze=haze, shading=0.5)
@@ -242,7 +244,7 @@ def _blurred_blob(random: np.random.Generator, size: float) -> Artifact:
     layer.absorption[where] = profile
     dark = random.uniform(0.12, 0.5) * random.choice([1.0, 1.0, 1.0, -0.5])
     light = 1 - dark * broad_blur(layer.absorption, max(3.0, soft))
-    glow = broad_blur(layer.absorption, max(3.0, 1.5 * soft)) * random.choice([0.0, 0.0, random.uniform(0.1, 0.5)])
+    glow = broad_blur(layer.absorption, max(3.0, 1.5 * soft)) * random.choice([0.0, random.uniform(0.1, 0.9)])
     shade = 1 - max(0.0, dark) * random.uniform(0.4, 1.2) * broad_blur(layer.absorption, max(3.0, 1.2 * soft))
     return Artifact(light, shade, glow, 0.7 * glow)
 
@@ -306,7 +308,7 @@ ARTIFACTS: dict[str, Callable[[np.random.Generator, float], Artifact]] = {
 """Kinds of artifacts: each draws one about `size` pixels wide (a fibre or a scratch is longer)."""
 
 LARGEST: dict[str, float] = {
-    "dust": 60.0,
+    "dust": 70.0,
     "fibre": 150.0,
     "debris": 200.0,
     "dead clump": 220.0,
@@ -316,3 +318,15 @@ LARGEST: dict[str, float] = {
     "scratch": 150.0,
 }
 """Largest size of a kind in pixels."""
+
+FREQUENCY: dict[str, float] = {
+    "dust": 2.0,
+    "fibre": 2.0,
+    "debris": 1.5,
+    "dead clump": 3.0,
+    "bubble": 1.0,
+    "out-of-focus blob": 1.5,
+    "bacteria": 1.0,
+    "scratch": 1.0,
+}
+"""How often a kind occurs, relative to the others; dead cells are the commonest artifact of a stained plate."""

@@ -12,7 +12,7 @@ from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.errors import ArtSegError
 from artseg_models.images import MINIMUM_SIDE
-from artseg_models.simulate.artifacts import ARTIFACTS, LARGEST, Artifact
+from artseg_models.simulate.artifacts import ARTIFACTS, FREQUENCY, LARGEST, Artifact
 from artseg_models.simulate.cells import draw_cells
 from artseg_models.simulate.optics import Look, draw_look, fast_length, illumination, photograph, transmitted
 from artseg_models.simulate.shapes import Floats, broad_blur, gaussian, smooth_field
@@ -194,17 +194,18 @@ def _spoil(
 ) -> tuple[list[str], NDArray[np.bool_]]:
     """Put artifacts into the scene; give their kinds and the mask of what they visibly change."""
     shape = (field[0].stop - field[0].start, field[1].stop - field[1].start)
-    wanted = int(random.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1]))
+    wanted = int(random.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
+    often = np.array([FREQUENCY[kind] for kind in kinds])
     present: list[str] = []
     mask = np.zeros(shape, dtype=np.bool_)
     for _ in range(_TRIES * wanted):
         if len(present) == wanted:
             break
-        kind = kinds[int(random.integers(len(kinds)))]
+        kind = kinds[int(random.choice(len(kinds), p=often / often.sum()))]
         # from specks to half of the field's width, on a logarithmic scale that leans to the larger half
         largest = min(LARGEST[kind], 0.5 * min(shape))
         smallest = min(_SMALLEST_ARTIFACT, largest / 2)
-        size = smallest * (largest / smallest) ** random.beta(1.6, 1.1)
+        size = smallest * (largest / smallest) ** random.beta(2.0, 1.0)
         made = ARTIFACTS[kind](random, size)
         y, x = random.uniform(0.0, float(shape[0])), random.uniform(0.0, float(shape[1]))
         height, width = made.transmission.shape

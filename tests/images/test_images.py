@@ -15,7 +15,15 @@ import tifffile
 from PIL import Image
 
 from artseg_models.errors import ArtSegError
-from artseg_models.images import MINIMUM_SIDE, check_pixels, find_images, normalise, read_image, write_image
+from artseg_models.images import (
+    MINIMUM_SIDE,
+    NORMALISATION_EPSILON,
+    check_pixels,
+    find_images,
+    normalise,
+    read_image,
+    write_image,
+)
 
 RANDOM = np.random.default_rng(7)
 GREY8 = RANDOM.integers(0, 256, (45, 61), dtype=np.uint8)
@@ -277,6 +285,7 @@ def test_normalising_equals_the_model_zoo(pixels: np.ndarray) -> None:
         output=image,
         mean=SampleMean(axes=axes, member_id=image),
         std=SampleStd(axes=axes, member_id=image),
+        eps=NORMALISATION_EPSILON,
     )
     sample = Sample(members={image: tensor}, stat={}, id="sample")
     sample.stat.update(compute_sample_measures(operator.required_measures, sample))
@@ -285,7 +294,7 @@ def test_normalising_equals_the_model_zoo(pixels: np.ndarray) -> None:
     got = normalise(pixels)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=2e-4)  # the operator computes in float32
-    exact = (pixels - np.mean(pixels, dtype=np.float64)) / (np.std(pixels, dtype=np.float64) + 1e-12)
+    exact = (pixels - np.mean(pixels, dtype=np.float64)) / (np.std(pixels, dtype=np.float64) + NORMALISATION_EPSILON)
     np.testing.assert_allclose(got, exact, atol=1e-6, rtol=1e-6)
 
 

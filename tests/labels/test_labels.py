@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -259,6 +262,14 @@ def test_annotator_file_beside_the_images(tmp_path: Path) -> None:
     assert read_mask(artifact, shape=SHAPE).sum() == 55  # shapes are artifacts, whatever the polarity of mask images
 
 
+def test_annotator_file_named_in_the_csv(tmp_path: Path) -> None:
+    path = csv_set(tmp_path, [GOOD[0], "images/1.tif,artifact,train,,masks/via.json"])
+    (tmp_path / "masks" / "via.json").write_text(json.dumps(via([RECT])), encoding="utf-8")
+    assert read_mask(read_labels(path).images[1], shape=SHAPE).sum() == 55
+    report = check_labels(path)
+    assert (report.errors, report.masks) == ([], 1)
+
+
 # ---- bad labels ----
 
 
@@ -474,6 +485,19 @@ def test_the_check_finds_what_is_wrong(tmp_path: Path, problem: str) -> None:
     result = CliRunner().invoke(app, ["labels", "check", str(path)])
     assert result.exit_code == 1
     assert says in " ".join(result.output.split())
+
+
+def test_a_source_that_is_not_there_ends_in_one_message_and_exit_code_1(tmp_path: Path, repository: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "artseg_models", "labels", "check", str(tmp_path / "none.csv")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "There is nothing; check the path" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_the_check_warns(tmp_path: Path) -> None:
