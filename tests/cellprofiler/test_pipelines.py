@@ -76,6 +76,8 @@ def test_nuclei_under_artifacts_go_whole_and_the_others_stay(
     truth = fields[field].nuclei
     under = set(np.unique(truth[artifacts])) - {0}
     assert under
+    disc = fields[field].artifact_mask
+    assert (artifacts & disc).sum() > 0.8 * (artifacts | disc).sum()
     for nucleus in under:
         assert not np.count_nonzero(kept[truth == nucleus]) > 0.2 * np.count_nonzero(truth == nucleus)
     far = ndimage.distance_transform_edt(~artifacts) > 3
@@ -85,7 +87,7 @@ def test_nuclei_under_artifacts_go_whole_and_the_others_stay(
         here = found == label
         most = np.bincount(kept[here]).argmax()
         assert most, f"nucleus {label} is gone although no artifact is near"
-        assert ((kept == most) & here).sum() / ((kept == most) | here).sum() > 0.7  # whole, not cut
+        assert ((kept == most) & here).sum() / ((kept == most) | here).sum() > 0.5  # whole; the thresholds differ
 
 
 def test_measurements_are_those_of_the_kept_nuclei(runs: object, fields: dict[str, SimulatedField]) -> None:
@@ -121,19 +123,25 @@ def test_what_goes_wrong_is_told_by_its_cause(
         )
 
 
-def test_a_real_field_goes_through(
+def test_a_real_field_goes_through_both_pipelines(
     cellprofiler: list[str], shared_data: Path, package: Path, repository: Path, tmp_path: Path
 ) -> None:
-    out = run_pipeline(
-        repository / "plugins" / "pipelines" / "artifacts_masked.cppipe",
-        shared_data / "pediatric_field",
-        tmp_path / "out",
-        package=package,
-        cellprofiler=cellprofiler,
-        channels={"brightfield": "*ch1*", "dna": "*ch5*", "signal": "*ch2*"},
-    )
-    image = table(out, "Image").iloc[0]
-    assert image["Metadata_Field"] == "r03c03f03p01-sk1fk1fl1"
-    assert image["Count_AllNuclei"] >= 30
-    assert 0 <= image["Count_Nuclei"] <= image["Count_AllNuclei"]
-    assert image["ArtSeg_UsableArea_Artifacts"] == (picture(out, image["Metadata_Field"], "artifacts") == 0).sum()
+    counts = {}
+    for name, model in (("artifacts_masked", package), ("no_masking", None)):
+        out = run_pipeline(
+            repository / "plugins" / "pipelines" / f"{name}.cppipe",
+            shared_data / "pediatric_field",
+            tmp_path / name,
+            package=model,
+            cellprofiler=cellprofiler,
+            channels={"brightfield": "*ch1*", "dna": "*ch5*", "signal": "*ch2*"},
+        )
+        image = table(out, "Image").iloc[0]
+        field = image["Metadata_Field"]
+        assert field == "r03c03f03p01-sk1fk1fl1"
+        counts[name] = image["Count_Nuclei"]
+        assert counts[name] == picture(out, field, "nuclei").max()
+        if model:
+            assert image["ArtSeg_UsableArea_Artifacts"] == (picture(out, field, "artifacts") == 0).sum()
+    assert 30 <= counts["no_masking"] <= 60  # its authors outlined about forty
+    assert counts["artifacts_masked"] <= counts["no_masking"]
