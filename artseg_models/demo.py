@@ -246,9 +246,9 @@ def _write_page(out: Path, scale: Scale, size: Size, seed: int, seconds: Mapping
     from artseg_models.cellprofiler import cellprofiler_version, find_cellprofiler
     from artseg_models.images import read_image
     from artseg_models.report.comparison import FieldKey, compare, field_name, read_measurements, read_truth
-    from artseg_models.report.page import Facts, chosen_fields, write_page
+    from artseg_models.report.page import Facts, write_page
     from artseg_models.report.panels import FieldImages
-    from artseg_models.report.picture import write_picture
+    from artseg_models.report.picture import most_changed, write_picture
 
     plate, measured = out / "plate", out / "cellprofiler"
     comparison = compare(
@@ -286,6 +286,6 @@ def _write_page(out: Path, scale: Scale, size: Size, seed: int, seconds: Mapping
         },
         model=model,
     )
-    shown = chosen_fields(comparison)[0]
+    shown = most_changed(comparison)
     write_picture(shown, images((shown.truth.well, shown.truth.site)), out / "picture.png")
     write_page(out / "report.html", comparison, images, facts)

@@ -13,7 +13,7 @@ from PIL import Image
 from artseg_models.report.comparison import Comparison, FieldTruth, Measured, compare, read_measurements
 from artseg_models.report.page import Facts, chosen_fields, headline, write_page
 from artseg_models.report.panels import FieldImages
-from artseg_models.report.picture import LARGEST_BYTES, write_picture
+from artseg_models.report.picture import LARGEST_BYTES, most_changed, write_picture
 
 FACTS = Facts(
     simulated=["Cells & nuclei are <drawn>."],
@@ -136,6 +136,11 @@ def test_the_most_affected_fields_are_shown_and_a_clean_one(comparison: Comparis
     assert [field.truth.well for field in chosen_fields(comparison)] == ["A01", "B01"]
     many = Comparison(comparison.fields[:1] * 9 + comparison.fields[1:] * 2)
     assert [field.truth.well for field in chosen_fields(many, 4)] == ["A01"] * 3 + ["B01"]
+
+
+def test_the_picture_shows_the_most_changed_field(comparison: Comparison) -> None:
+    assert most_changed(comparison).truth.well == "A01"
+    assert most_changed(Comparison(comparison.fields[::-1])).truth.well == "A01"
 
 
 def test_the_picture_is_small(comparison: Comparison, images: FieldImages, tmp_path: Path) -> None:
