@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import tifffile
 import torch
@@ -20,6 +19,7 @@ from artseg_models.cellprofiler import run_pipeline
 from artseg_models.images import normalise
 from artseg_models.networks.resnet import ResNet
 from artseg_models.networks.unet import UNet
+from artseg_models.service.server import stop
 from artseg_models.simulate import SimulatedField, simulate_field
 
 SHAPE = (200, 240)
@@ -34,13 +34,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ARTSEG_CACHE", str(folder / "cache"))
         patch.setenv("ARTSEG_PYTHON", sys.executable)
         yield folder / "state"
-    for process in psutil.process_iter():
-        try:
-            if "serve" in process.cmdline() and process.environ().get("ARTSEG_STATE_DIR") == str(folder / "state"):
-                process.kill()
-                process.wait(10)
-        except psutil.Error:
-            continue
+        stop()
 
 
 @pytest.fixture(
