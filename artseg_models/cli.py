@@ -198,10 +198,12 @@ def train(
     """
     from artseg_models.methods import train as train_run
     from artseg_models.packages.export import export_packages
+    from artseg_models.report.training import write_training_sheet
     from artseg_models.training.configuration import parse_overrides
 
     run = train_run(labels, out, preset=preset, seed=seed, overrides=parse_overrides(settings or []))
-    console.print(f"Trained: {run}")
+    write_training_sheet(run, run / "training.png")
+    console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
     if no_export:
         return
     for package in export_packages(run, run / "packages"):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from artseg_models.networks.resnet import ResNet
 
 Mode = Literal["exact", "grouped"]
+ChannelWeight = Literal["artifact", "largest"]
 
 #: index of "artifact" among the classifier's outputs
 _ARTIFACT = 1
@@ -58,6 +59,7 @@ def scorecam(
     image: Tensor,
     *,
     layer: int = 4,
+    channel_weight: ChannelWeight = "artifact",
     clean_level: Tensor | None = None,
     mode: Mode = "exact",
     groups: int = 32,
@@ -73,6 +75,9 @@ def scorecam(
         (1, 1, y, x) float32, binned and normalised.
     layer : {1, 2, 3, 4}
         The layer whose activation maps are used. The paper takes the last; earlier ones draw finer.
+    channel_weight : {"artifact", "largest"}
+        What weights a map: the probability of artifact for the masked image, or that of its likeliest class, as the
+        paper words it.
     clean_level : Tensor, optional
         (channels,) from `clean_levels`: activation up to it counts as none. Without it, as in the paper, maps that
         light up everywhere outweigh those that mark an artifact, since all weights are positive.
@@ -90,7 +95,7 @@ def scorecam(
     activations = network.activations(image, layer)[0]
     if clean_level is not None:
         activations = F.relu(activations - clean_level[:, None, None])
-    probability = float(_artifact_probability(network, image)[0])
+    probability = float(_probabilities(network, image)[0, _ARTIFACT])
     flat = activations.flatten(1)
     varying = (flat.amax(1) - flat.amin(1)) > _CONSTANT
     activations = activations[varying]
@@ -99,7 +104,7 @@ def scorecam(
     if len(activations):
         members, masks = _masks(activations, mode=mode, groups=groups)
         chunks = (masks[start : start + batch] for start in range(0, len(masks), batch))
-        weights = torch.cat([_score(network, image, chunk, size) for chunk in chunks])[members]
+        weights = torch.cat([_score(network, image, chunk, size, channel_weight) for chunk in chunks])[members]
     # resizing is linear: summing first and resizing once gives the same map as resizing every map
     total = torch.einsum("c,cyx->yx", weights, activations)
     resized = F.interpolate(total[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
@@ -133,8 +138,8 @@ def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quant
     return torch.stack(levels).mean(0).float()
 
 
-def _artifact_probability(network: ResNet, images: Tensor) -> Tensor:
-    return torch.softmax(network.binned_logits(images), dim=1)[:, _ARTIFACT]
+def _probabilities(network: ResNet, images: Tensor) -> Tensor:
+    return torch.softmax(network.binned_logits(images), dim=1)
 
 
 def _masks(activations: Tensor, *, mode: Mode, groups: int) -> tuple[Tensor, Tensor]:
@@ -158,7 +163,10 @@ def _to_unit_range(maps: Tensor) -> Tensor:
     return (maps - low) / span.clamp(min=_CONSTANT)
 
 
-def _score(network: ResNet, image: Tensor, masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Classify the image multiplied with each of n masks: artifact probabilities (n,)."""
+def _score(
+    network: ResNet, image: Tensor, masks: Tensor, size: tuple[int, int], channel_weight: ChannelWeight
+) -> Tensor:
+    """Classify the image multiplied with each of n masks: weights (n,)."""
     resized = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
-    return _artifact_probability(network, image * _to_unit_range(resized))
+    probabilities = _probabilities(network, image * _to_unit_range(resized))
+    return probabilities.amax(1) if channel_weight == "largest" else probabilities[:, _ARTIFACT]

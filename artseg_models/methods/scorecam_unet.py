@@ -16,25 +16,24 @@ from skimage.filters import threshold_otsu  # pyright: ignore[reportUnknownVaria
 from torch import Tensor
 from torch.nn import functional as F
 
+from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_file, write_json
 from artseg_models.images import read_image, write_image
-from artseg_models.labels import LabelledImage, LabelSet
-from artseg_models.metrics import Counts, count_agreement, pool
+from artseg_models.labels import LabelledImage, LabelSet, read_mask
+from artseg_models.metrics import count_agreement
 from artseg_models.networks.resnet import ResNet
 from artseg_models.networks.unet import UNet
-from artseg_models.predict import artifact_objects, resolve_device
+from artseg_models.predict import resolve_device
 from artseg_models.progress import track
 from artseg_models.scorecam import clean_levels, scorecam
 from artseg_models.training.configuration import Configuration
-from artseg_models.training.fields import WorkingImages, augmented, padded_to_multiple
+from artseg_models.training.cutoffs import choose_by_labels, choose_by_masks, pooled_iou
+from artseg_models.training.fields import WorkingImages, augmented, binned, padded_to_multiple
 from artseg_models.training.loop import train_network
+from artseg_models.training.precision import use_bf16
 
 logger = logging.getLogger(__name__)
 
-#: Cutoffs of the U-Net's probability that are tried on validation.
-_CUTOFFS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-#: Sizes of Supplementary Tables 2 to 4, in pixels of the full image.
-_SMALLEST = (0, 20, 50, 100, 500, 1000, 2000)
 #: Clean training images from which the level of clean activation is taken; more change it little.
 _CLEAN_IMAGES = 64
 # what is drawn in one stage of a run must not repeat in another
@@ -55,7 +54,8 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
     Parameters
     ----------
     labels : LabelSet
-        Images with label and split. Masks are never read, nor are images of the test split.
+        Images with label and split. Images of the test split are never read, nor are masks, save those of the
+        validation images where `choose_by` asks for them.
     run : Path
         Gets ``classifier/``, ``scorecam/``, ``pseudo_masks/``, ``unet/``, ``sample.tiff`` and ``result.json``.
     configuration : Configuration
@@ -71,8 +71,9 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
     device = resolve_device(configuration.device)
     splits = {name: _working(labels.of_split(name), run / "cache" / name, binning) for name in ("train", "validation")}
     training, validation = splits["train"], splits["validation"]
+    bf16 = use_bf16(run / "precision.json", configuration.precision, width=configuration.unet.width, device=device)
 
-    classifier = _train_classifier(training, validation, run / "classifier", configuration, binning, device)
+    classifier = _train_classifier(training, validation, run / "classifier", configuration, binning, device, bf16)
     probabilities = _image_probabilities(classifier, validation, device)
     gate_threshold = best_gate_threshold(probabilities, validation.artifact)
 
@@ -81,12 +82,30 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
         name: _pseudo_label(classifier, split, run, name, configuration, levels, device)
         for name, split in splits.items()
     }
-    unet = _train_unet(training, validation, pseudo_labels, run / "unet", configuration, binning, device)
+    unet = _train_unet(training, validation, pseudo_labels, run / "unet", configuration, binning, device, bf16)
 
-    cutoff, smallest, agreement = _choose_cutoffs(
-        unet, validation, pseudo_labels["validation"], probabilities >= gate_threshold, configuration, binning, device
-    )
-    found = probabilities >= gate_threshold
+    gate_open = probabilities >= gate_threshold
+    maps = _probability_maps(unet, validation, device)
+    if configuration.choose_by == "masks":
+        chosen = choose_by_masks(
+            maps,
+            masks=_true_masks(validation, binning),
+            gate_open=gate_open,
+            area_of_pixel=binning**2,
+            cutoff=configuration.cutoff,
+            smallest_artifact_px=configuration.smallest_artifact_px,
+        )
+    else:
+        chosen = choose_by_labels(
+            maps,
+            pseudo_labels=pseudo_labels["validation"],
+            artifact=validation.artifact,
+            gate_open=gate_open,
+            area_of_pixel=binning**2,
+            cutoff=configuration.cutoff,
+            smallest_artifact_px=configuration.smallest_artifact_px,
+        )
+    agreement = pooled_iou(pseudo_labels["validation"], [probability >= chosen.cutoff for probability in maps])
     write_sample(validation, probabilities, run / "sample.tiff")
     write_json(
         run / "result.json",
@@ -95,8 +114,8 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
             "method": "scorecam-unet",
             "classifier": {**configuration.classifier.model_dump(include={"depth", "width"}), "binning": binning},
             "unet": {**configuration.unet.model_dump(include={"width", "levels"}), "binning": binning},
-            "cutoff": cutoff,
-            "smallest_artifact_px": smallest,
+            "cutoff": chosen.cutoff,
+            "smallest_artifact_px": chosen.smallest_artifact_px,
             "gate_threshold": gate_threshold,
             "pixel_size_um": read_image(labels.images[0].path).pixel_size_um,
             "training": {
@@ -114,7 +133,7 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
             },
             "scorecam": configuration.scorecam.model_dump(),
             "validation": {
-                "image_f1": count_agreement(validation.artifact, found).f1,
+                "image_f1": count_agreement(validation.artifact, gate_open).f1,
                 "pseudo_label_iou": agreement,
             },
         },
@@ -131,7 +150,13 @@ def _working(items: Sequence[LabelledImage], folder: Path, binning: int) -> _Spl
 
 
 def _train_classifier(
-    training: _Split, validation: _Split, folder: Path, configuration: Configuration, binning: int, device: str
+    training: _Split,
+    validation: _Split,
+    folder: Path,
+    configuration: Configuration,
+    binning: int,
+    device: str,
+    bf16: bool,
 ) -> ResNet:
     settings = configuration.classifier
     torch.manual_seed(configuration.seed)
@@ -153,7 +178,9 @@ def _train_classifier(
 
     def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, truth = batch
-        return F.cross_entropy(network.binned_logits(images), truth, weight=weights)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            logits = network.binned_logits(images)
+        return F.cross_entropy(logits.float(), truth, weight=weights)
 
     def validation_loss() -> float:
         losses = [
@@ -257,11 +284,11 @@ def _pseudo_label(
     levels: Tensor | None,
     device: str,
 ) -> list[NDArray[np.bool_]]:
-    """Evidence and pseudo-label (y, x) of every image of a split; clean images have none."""
+    """Evidence and pseudo-label (y, x) of every image of a split."""
     settings = configuration.scorecam
     labels: list[NDArray[np.bool_]] = []
     for index in track(range(len(split.images)), f"ScoreCAM on the {name} images", len(split.images)):
-        if not split.artifact[index]:
+        if not split.artifact[index] and settings.clean_images == "empty":
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
         file = run / "scorecam" / name / f"{index:06d}.npy"
@@ -270,6 +297,7 @@ def _pseudo_label(
                 network,
                 _as_batch(split.images[index], device),
                 layer=settings.layer,
+                channel_weight=settings.channel_weight,
                 clean_level=levels,
                 mode=settings.mode,
                 groups=settings.groups,
@@ -308,6 +336,7 @@ def _train_unet(
     configuration: Configuration,
     binning: int,
     device: str,
+    bf16: bool,
 ) -> UNet:
     settings = configuration.unet
     torch.manual_seed(configuration.seed)
@@ -340,7 +369,9 @@ def _train_unet(
 
     def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
         images, targets = batch
-        return F.binary_cross_entropy_with_logits(network.binned_logits(images), targets)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            logits = network.binned_logits(images)
+        return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
     def validation_loss() -> float:
         losses: list[float] = []
@@ -372,69 +403,45 @@ def random_crop(
     Where the image has artifact pixels, every second crop holds one of them. A smaller image is padded by reflection.
     """
     missing = [(0, max(0, side - length)) for length in (image.shape[0], image.shape[1])]
-    image = np.pad(image, missing, mode="reflect")
+    padded_image: NDArray[np.float32] = np.pad(image, missing, mode="reflect")
+    padded_label: NDArray[np.bool_] = np.pad(label, missing, mode="reflect")
     marked: NDArray[np.int64] = np.flatnonzero(label)
-    width = label.shape[1]
-    label = np.pad(label, missing, mode="reflect")
-    room = [image.shape[0] - side, image.shape[1] - side]
+    room = [max(0, image.shape[0] - side), max(0, image.shape[1] - side)]
     start = [int(random.integers(space + 1)) for space in room]
     if len(marked) and random.random() < 0.5:
-        place = divmod(marked.item(int(random.integers(len(marked)))), width)
+        place = divmod(int(random.choice(marked)), label.shape[1])
         offset = (int(random.integers(side)), int(random.integers(side)))
         start = [min(max(p - o, 0), space) for p, o, space in zip(place, offset, room, strict=True)]
     window = tuple(slice(first, first + side) for first in start)
-    return image[window], label[window]
+    return padded_image[window], padded_label[window]
 
 
 @torch.inference_mode()
-def _choose_cutoffs(
-    network: UNet,
-    validation: _Split,
-    pseudo_labels: list[NDArray[np.bool_]],
-    gate_open: NDArray[np.bool_],
-    configuration: Configuration,
-    binning: int,
-    device: str,
-) -> tuple[float, int, float | None]:
-    """Cutoff and smallest artifact (pixels of the full image), and the agreement (IoU) with the pseudo-labels.
+def _probability_maps(network: UNet, split: _Split, device: str) -> list[NDArray[np.float32]]:
+    """Probability of artifact (y, x) for every image of a split, at working resolution."""
+    maps: list[NDArray[np.float32]] = []
+    for index in range(len(split.images)):
+        height, width = split.images.shape(index)
+        image = padded_to_multiple(split.images[index], network.multiple)
+        probability = torch.sigmoid(network.binned_logits(_as_batch(image, device)))[0, 0, :height, :width]
+        maps.append(probability.cpu().numpy())
+    return maps
 
-    Neither reads a mask. The cutoff agrees best with the pseudo-labels of the validation images; the smallest artifact
-    is the smallest size at which images with an object that survives agree best with the image labels.
-    """
-    probabilities = [
-        torch.sigmoid(
-            network.binned_logits(_as_batch(padded_to_multiple(validation.images[index], network.multiple), device))
-        )[0, 0, : label.shape[0], : label.shape[1]]
-        .cpu()
-        .numpy()
-        for index, label in enumerate(pseudo_labels)
-    ]
 
-    def agreement(cutoff: float) -> Counts:
-        return pool(
-            count_agreement(label, probability >= cutoff)
-            for label, probability in zip(pseudo_labels, probabilities, strict=True)
+def _true_masks(split: _Split, binning: int) -> list[NDArray[np.bool_]]:
+    """Masks of the validation images at working resolution, for those who asked to have cutoffs chosen by them."""
+    without = [item.path.name for item in split.images.items if item.label == "artifact" and item.mask is None]
+    if without:
+        raise ArtSegError(
+            f"Expected a mask for every artifact image of the validation split to choose cutoffs by masks, but "
+            f"{len(without)} have none, {without[0]} among them. Draw them, or choose by labels."
         )
-
-    cutoff = configuration.cutoff
-    if cutoff is None:
-        cutoff = max(_CUTOFFS, key=lambda value: np.nan_to_num(agreement(value).iou))
-    smallest = configuration.smallest_artifact_px
-    if smallest is None:
-        largest_objects = np.array(
-            [
-                np.bincount(artifact_objects(probability, cutoff=cutoff).ravel())[1:].max(initial=0) * binning**2
-                for probability in probabilities
-            ]
-        )
-        smallest = max(
-            _SMALLEST,
-            key=lambda size: np.nan_to_num(
-                count_agreement(validation.artifact, gate_open & (largest_objects >= max(size, 1))).f1
-            ),
-        )
-    iou = agreement(cutoff).iou
-    return float(cutoff), int(smallest), None if np.isnan(iou) else float(iou)
+    masks: list[NDArray[np.bool_]] = []
+    for item in split.images.items:
+        pixels = read_image(item.path).pixels
+        mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
+        masks.append(binned(mask.astype(np.float32), binning) >= 0.5)
+    return masks
 
 
 def write_sample(validation: _Split, probabilities: NDArray[np.float64], path: Path) -> None:

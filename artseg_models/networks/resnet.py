@@ -61,7 +61,7 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    """The identity, or a strided 1x1 convolution where the shape changes."""
+    """Pass on as it is, or by a strided 1x1 convolution where the shape changes."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out))

@@ -58,6 +58,10 @@ class ScoreCAMSettings(_Settings):
     """How pixel evidence and pseudo-labels come out of the classifier."""
 
     layer: Literal[1, 2, 3, 4] = 4
+    channel_weight: Literal["artifact", "largest"] = Field(
+        default="largest",
+        description="What weights an activation map: the probability of artifact, or that of the likeliest class.",
+    )
     mode: Literal["exact", "grouped"] = "exact"
     groups: int = Field(default=32, ge=2)
     batch: int = Field(default=16, ge=1)
@@ -72,6 +76,10 @@ class ScoreCAMSettings(_Settings):
         lt=1,
         description="Activation counts only above this quantile of the clean training images; None, as in the paper: "
         "all activation counts.",
+    )
+    clean_images: Literal["empty", "own-map"] = Field(
+        default="empty",
+        description="Pseudo-labels of clean images: no artifact pixel, or what their own map says.",
     )
 
 
@@ -104,11 +112,22 @@ class Configuration(_Settings):
     classifier: ClassifierSettings = ClassifierSettings()
     scorecam: ScoreCAMSettings = ScoreCAMSettings()
     unet: UNetSettings = UNetSettings()
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32",
+        description="Numbers in training; auto: bf16 where a short measurement finds it faster. Only fp32 on the CPU "
+        "repeats bit for bit.",
+    )
     cutoff: float | None = Field(
-        default=0.001, description="Cutoff of the U-Net's probability; None: chosen on validation."
+        default=0.001, ge=0, le=1, description="Cutoff of the U-Net's probability; None: chosen on validation."
     )
     smallest_artifact_px: int | None = Field(
         default=500, ge=0, description="Smallest artifact in pixels of the full image; None: chosen on validation."
+    )
+    choose_by: Literal["labels", "masks"] = Field(
+        default="labels",
+        description="How cutoff and smallest artifact are chosen on validation. labels: the cutoff that agrees best "
+        "with the pseudo-labels and the size that agrees best with the image labels, no mask is read. masks: both by "
+        "pixel intersection over union with the masks of the validation images.",
     )
 
 
@@ -132,6 +151,7 @@ _QUICK: dict[str, Any] = {
     },
     "scorecam": {
         "layer": 2,
+        "channel_weight": "artifact",
         "mode": "grouped",
         "groups": 32,
         "cutoff": 0.4,

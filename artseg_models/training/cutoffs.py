@@ -1,0 +1,133 @@
+"""Cutoff and smallest artifact, chosen on validation images: by their labels alone or by their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artseg_models.metrics import count_agreement, pool
+from artseg_models.predict import artifact_objects
+
+#: Cutoffs of the probability that are tried.
+CUTOFFS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+#: Sizes of Supplementary Tables 2 to 4, in pixels of the full image, and none.
+SMALLEST = (0, 20, 50, 100, 500, 1000, 2000)
+
+Mask = NDArray[np.bool_]
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """What turns probabilities into artifacts.
+
+    Attributes
+    ----------
+    cutoff : float
+        Probability from which on a pixel is artifact.
+    smallest_artifact_px : int
+        Objects with fewer pixels of the full image are dropped.
+    """
+
+    cutoff: float
+    smallest_artifact_px: int
+
+
+def pooled_iou(truth: Sequence[Mask], predicted: Sequence[Mask]) -> float:
+    """Score masks (y, x) by intersection over union of all their pixels; 0 where nothing is true and nothing found."""
+    return float(np.nan_to_num(pool(map(count_agreement, truth, predicted)).iou))
+
+
+def choose_by_labels(
+    probabilities: Sequence[Map],
+    *,
+    pseudo_labels: Sequence[Mask],
+    artifact: Mask,
+    gate_open: Mask,
+    area_of_pixel: int,
+    cutoff: float | None = None,
+    smallest_artifact_px: int | None = None,
+) -> Cutoffs:
+    """Choose without any mask.
+
+    The cutoff is the one that agrees best with the pseudo-labels; the smallest artifact is the smallest size at which
+    "an object survives" agrees best with the image labels.
+
+    Parameters
+    ----------
+    probabilities, pseudo_labels : sequence of ndarray
+        (y, x) for each validation image, at working resolution.
+    artifact, gate_open : ndarray
+        (images,) bool: the labels, and what the classifier lets pass.
+    area_of_pixel : int
+        Pixels of the full image in one of the working resolution.
+    cutoff, smallest_artifact_px : optional
+        Given ones are kept.
+
+    Returns
+    -------
+    Cutoffs
+    """
+    if cutoff is None:
+        cutoff = max(CUTOFFS, key=lambda value: pooled_iou(pseudo_labels, [map_ >= value for map_ in probabilities]))
+    if smallest_artifact_px is None:
+        largest = np.array(
+            [
+                np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) * area_of_pixel
+                for map_ in probabilities
+            ]
+        )
+
+        def image_f1(size: int) -> float:
+            return float(np.nan_to_num(count_agreement(artifact, gate_open & (largest >= max(size, 1))).f1))
+
+        smallest_artifact_px = max(SMALLEST, key=image_f1)
+    return Cutoffs(float(cutoff), int(smallest_artifact_px))
+
+
+def choose_by_masks(
+    probabilities: Sequence[Map],
+    *,
+    masks: Sequence[Mask],
+    gate_open: Mask,
+    area_of_pixel: int,
+    cutoff: float | None = None,
+    smallest_artifact_px: int | None = None,
+) -> Cutoffs:
+    """Choose the pair with the highest intersection over union with true masks (section 2.3.3).
+
+    Parameters
+    ----------
+    probabilities, masks : sequence of ndarray
+        (y, x) for each validation image, at working resolution.
+    gate_open : ndarray
+        (images,) bool: what the classifier lets pass; other images count as clean.
+    area_of_pixel : int
+        Pixels of the full image in one of the working resolution.
+    cutoff, smallest_artifact_px : optional
+        Given ones are kept.
+
+    Returns
+    -------
+    Cutoffs
+    """
+    pairs = [
+        Cutoffs(value, size)
+        for value in (CUTOFFS if cutoff is None else (cutoff,))
+        for size in (SMALLEST if smallest_artifact_px is None else (smallest_artifact_px,))
+    ]
+
+    def iou(pair: Cutoffs) -> float:
+        smallest = -(-pair.smallest_artifact_px // area_of_pixel)
+        predicted = [
+            artifact_objects(map_, cutoff=pair.cutoff, smallest_artifact_px=smallest) > 0
+            if passes
+            else np.zeros(map_.shape, np.bool_)
+            for map_, passes in zip(probabilities, gate_open, strict=True)
+        ]
+        return pooled_iou(masks, predicted)
+
+    return max(pairs, key=iou)

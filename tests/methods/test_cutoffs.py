@@ -1,0 +1,69 @@
+"""Cutoff and smallest artifact, on maps whose best choice is plain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from artseg_models.training.cutoffs import choose_by_labels, choose_by_masks
+
+
+@pytest.fixture
+def maps() -> list[np.ndarray]:
+    """An artifact of 100 pixels at 0.65 in a rim of 0.35, one speck of 9 pixels in a clean image, and the like."""
+    artifact = np.full((40, 40), 0.02, np.float32)
+    artifact[8:22, 8:22] = 0.35
+    artifact[10:20, 10:20] = 0.65
+    clean = np.full((40, 40), 0.02, np.float32)
+    clean[3:6, 3:6] = 0.75
+    return [artifact, clean]
+
+
+@pytest.fixture
+def truth(maps: list[np.ndarray]) -> list[np.ndarray]:
+    return [maps[0] > 0.5, np.zeros((40, 40), bool)]
+
+
+OPEN = np.array([True, True])
+LABELS = np.array([True, False])
+
+
+def test_labels_choose_the_cutoff_by_pseudo_labels_and_the_size_by_images(maps, truth):
+    chosen = choose_by_labels(maps, pseudo_labels=truth, artifact=LABELS, gate_open=OPEN, area_of_pixel=1)
+    assert 0.35 < chosen.cutoff <= 0.65
+    assert chosen.smallest_artifact_px == 20, "the smallest size at which the speck is gone"
+
+
+def test_sizes_count_in_pixels_of_the_full_image(maps, truth):
+    chosen = choose_by_labels(maps, pseudo_labels=truth, artifact=LABELS, gate_open=OPEN, area_of_pixel=16)
+    assert chosen.smallest_artifact_px == 500, "9 binned pixels are 144 of the image, 100 are 1600"
+
+
+def test_masks_choose_the_pair_with_the_best_iou(maps, truth):
+    chosen = choose_by_masks(maps, masks=truth, gate_open=OPEN, area_of_pixel=1)
+    assert 0.35 < chosen.cutoff <= 0.65
+    assert chosen.smallest_artifact_px == 20
+    wide = choose_by_masks(maps, masks=[maps[0] > 0.3, truth[1]], gate_open=OPEN, area_of_pixel=1)
+    assert 0.02 < wide.cutoff <= 0.35
+
+
+def test_a_closed_gate_hides_false_alarms_from_the_choice(maps, truth):
+    chosen = choose_by_masks(maps, masks=truth, gate_open=LABELS, area_of_pixel=1)
+    assert chosen.smallest_artifact_px == 0
+
+
+def test_given_values_are_kept(maps, truth):
+    by_labels = choose_by_labels(
+        maps,
+        pseudo_labels=truth,
+        artifact=LABELS,
+        gate_open=OPEN,
+        area_of_pixel=1,
+        cutoff=0.001,
+        smallest_artifact_px=500,
+    )
+    by_masks = choose_by_masks(
+        maps, masks=truth, gate_open=OPEN, area_of_pixel=1, cutoff=0.001, smallest_artifact_px=500
+    )
+    assert by_labels == by_masks
+    assert (by_labels.cutoff, by_labels.smallest_artifact_px) == (0.001, 500)
