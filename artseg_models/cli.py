@@ -214,13 +214,16 @@ def train(
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="Model Zoo package: a .zip file or a folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, pictures and artifacts.csv.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, maps and segmentation.csv.")],
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
     cutoff: Annotated[
         float | None, typer.Option(min=0, max=1, help="Artifact from this probability on. Default: as the model says.")
     ] = None,
     smallest_artifact: Annotated[
-        int | None, typer.Option(min=0, help="Drop smaller artifacts (pixels). Default: as the model says.")
+        int | None, typer.Option(min=0, help="Drop artifacts with fewer pixels. Default: as the model says.")
+    ] = None,
+    smallest_artifact_um2: Annotated[
+        float | None, typer.Option(min=0, help="The same as an area in um2; needs the images' pixel size.")
     ] = None,
     gate_threshold: Annotated[
         float | None,
@@ -230,10 +233,21 @@ def segment(
         bool, typer.Option("--gate/--no-gate", help="Whether the classifier may call a whole image clean.")
     ] = True,
     plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
-    probability: Annotated[bool, typer.Option("--probability", help="Also write the probability maps.")] = False,
-    overlay: Annotated[bool, typer.Option(help="Write pictures with the artifacts outlined.")] = True,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write pictures with the artifacts outlined.")
+    ] = False,
+    geojson: Annotated[bool, typer.Option("--geojson", help="Also write outlines that QuPath opens.")] = False,
 ) -> None:
-    """Write an artifact mask (255 = artifact) for every image, and one table for all."""
+    """Write an artifact mask and a probability map for every image, and one table for all.
+
+    NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability 0..1,
+    segmentation.csv a row an image. A file that cannot be used is listed there and at the end; the others are done.
+    """
+    if smallest_artifact is not None and smallest_artifact_um2 is not None:
+        raise typer.BadParameter("give --smallest-artifact or --smallest-artifact-um2, not both")
     from artseg_models.packages.read import read_package
     from artseg_models.predict import Predictor
     from artseg_models.segment import images_of, segment_images
@@ -244,11 +258,13 @@ def segment(
         out,
         cutoff=cutoff,
         smallest_artifact_px=smallest_artifact,
+        smallest_artifact_um2=smallest_artifact_um2,
         gate=gate,
         gate_threshold=gate_threshold,
         plane=plane,
-        probability=probability,
+        pixel_size_um=pixel_size,
         overlay=overlay,
+        geojson=geojson,
     )
     console.print(f"{done.done} images segmented; table: {done.table}")
     if done.failed:

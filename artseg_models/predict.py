@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,14 @@ from artseg_models.packages.read import Package
 logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
+
+#: Up to 8 million binned pixels, 2556 x 2156 included, are predicted whole.
+WHOLE_PX = 8_000_000
+TILE_PX = 1024
+#: Nearly the U-Net's receptive field of about 300 pixels to each side.
+HALO_PX = 256
+#: Five poolings: the grid on which tiles agree with the whole image.
+_POOLING = 32
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,16 @@ class Prediction:
     cutoff : float
         Probability from which on a pixel counts as artifact.
     smallest_artifact_px : int
-        Objects with fewer pixels were dropped.
+        Objects with fewer pixels were dropped; the model's own value is scaled to the image's pixel size where both
+        pixel sizes are known, so that it stays the same area.
     gate_threshold : float or None
         Image probability from which on the gate opens; None where no gate was used.
     valid : ndarray or None
         (y, x) bool, False where the input was masked: neither artifact nor clean. None: all pixels count.
     device : str
         Where the network ran.
+    tiles : int
+        In how many pieces the image was predicted; 1: whole.
     seconds : float
         Time taken, without reading the image.
     """
@@ -58,6 +70,7 @@ class Prediction:
     gate_threshold: float | None
     valid: NDArray[np.bool_] | None
     device: str
+    tiles: int
     seconds: float
 
     @property
@@ -128,6 +141,12 @@ class Predictor:
         From `artseg_models.packages.read.read_package`.
     device : {"auto", "cuda", "mps", "cpu"}
         Where the U-Net runs; "auto" takes a GPU where there is one. The classifier of the gate runs on the CPU.
+    whole_px : int
+        Images with more pixels, counted after binning, are predicted in tiles, which bounds memory.
+    tile_px : int
+        Side of the part of a tile that is kept, in binned pixels.
+    halo_px : int
+        Margin around it that is predicted and thrown away, in binned pixels.
 
     Raises
     ------
@@ -135,8 +154,21 @@ class Predictor:
         The device is not there, or the package has no weights that ArtSeg may run (ONNX or TorchScript).
     """
 
-    def __init__(self, package: Package, *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        device: str = "auto",
+        whole_px: int = WHOLE_PX,
+        tile_px: int = TILE_PX,
+        halo_px: int = HALO_PX,
+    ) -> None:
         self.package = package
+        self._whole_px = whole_px
+        # tiles must lie on the network's pooling grid, or they would see the image through another raster
+        unit = math.lcm(_POOLING * package.binning, max(package.y.step, 1), max(package.x.step, 1))
+        self._tile = _up(tile_px * package.binning, unit)
+        self._halo = _up(halo_px * package.binning, unit)
         self.device = resolve_device(device)
         weights = package.weights
         if self.device == "cpu" and "onnx" in weights:
@@ -159,6 +191,7 @@ class Predictor:
         smallest_artifact_px: int | None = None,
         gate: bool = True,
         gate_threshold: float | None = None,
+        pixel_size_um: float | None = None,
         source: str = "image",
     ) -> Prediction:
         """Find the artifacts in one image.
@@ -173,6 +206,9 @@ class Predictor:
             None: as the model says.
         gate : bool
             Whether the classifier may call the whole image clean; without effect for a model without classifier.
+        pixel_size_um : float, optional
+            Side of a pixel of this image. With it, and a model that knows its own, the model's smallest artifact keeps
+            its area; a `smallest_artifact_px` that was given stays as it is.
         source : str
             Names the image in errors.
 
@@ -188,7 +224,7 @@ class Predictor:
         started = time.perf_counter()
         package = self.package
         cutoff = package.cutoff if cutoff is None else cutoff
-        smallest = package.smallest_artifact_px if smallest_artifact_px is None else smallest_artifact_px
+        smallest = self._smallest(pixel_size_um) if smallest_artifact_px is None else smallest_artifact_px
         threshold = package.gate_threshold if gate_threshold is None else gate_threshold
         for name, value in (("cutoff", cutoff), ("gate threshold", threshold)):
             if value is not None and not 0 <= value <= 1:
@@ -200,7 +236,7 @@ class Predictor:
         image_probability = float(self._classify(image[None, None])[0, 1]) if self._classify else None
         gated = gate and image_probability is not None and threshold is not None
         gate_open = not gated or (image_probability or 0.0) >= (threshold or 0.0)
-        probability = self._probability(image, source)
+        probability, tiles = self._probability(image, source)
         labels = (
             artifact_objects(probability, cutoff=cutoff, smallest_artifact_px=smallest, valid=valid)
             if gate_open
@@ -216,11 +252,44 @@ class Predictor:
             gate_threshold=threshold if gated else None,
             valid=valid,
             device=self.device,
+            tiles=tiles,
             seconds=time.perf_counter() - started,
         )
 
-    def _probability(self, image: NDArray[np.float32], source: str) -> NDArray[np.float32]:
-        """Run the network on a preprocessed image (y, x), padded by reflection where the model asks for other sizes."""
+    def _smallest(self, pixel_size_um: float | None) -> int:
+        package = self.package
+        if pixel_size_um is None or package.pixel_size_um is None:
+            return package.smallest_artifact_px
+        return round(package.smallest_artifact_px * (package.pixel_size_um / pixel_size_um) ** 2)
+
+    def _probability(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
+        """Run the network on a preprocessed image (y, x); gives the map and in how many tiles."""
+        if image.size <= self._whole_px * self.package.binning**2:
+            return self._whole(image, source), 1
+        return self._tiled(image, source)
+
+    def _tiled(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
+        """Predict in tiles that overlap by twice the halo; each keeps its middle.
+
+        The image is first padded as the network would pad it whole, so that tiles cut at multiples of its pooling see
+        the same pixels through the same raster.
+        """
+        rows, columns = (_grid(length, self.package.binning) for length in image.shape)
+        padded = image[np.ix_(rows, columns)]
+        top, left = int(np.argmax(rows == 0)), int(np.argmax(columns == 0))
+        probability = np.zeros(padded.shape, np.float32)
+        count = 0
+        for y in range(0, padded.shape[0], self._tile):
+            for x in range(0, padded.shape[1], self._tile):
+                around_y, kept_y = _window(y, self._tile, self._halo, padded.shape[0])
+                around_x, kept_x = _window(x, self._tile, self._halo, padded.shape[1])
+                found = self._whole(padded[around_y, around_x], source)
+                probability[y : y + self._tile, x : x + self._tile] = found[kept_y, kept_x]
+                count += 1
+        return probability[top : top + image.shape[0], left : left + image.shape[1]], count
+
+    def _whole(self, image: NDArray[np.float32], source: str) -> NDArray[np.float32]:
+        """Predict (y, x) in one piece, padded by reflection where the model asks for other sizes."""
         package = self.package
         wanted = package.fitting_shape((image.shape[0], image.shape[1]))
         missing = [size - there for size, there in zip(wanted, image.shape, strict=True)]
@@ -233,6 +302,25 @@ class Predictor:
         padded = np.pad(image, [(0, pixels) for pixels in missing], mode="reflect")
         output = package.output_map(self._segment(package.network_input(padded)))
         return package.postprocess(output)[: image.shape[0], : image.shape[1]]
+
+
+def _up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+def _grid(length: int, binning: int) -> NDArray[np.intp]:
+    """Index one axis as the network pads it: edge to whole bins, bins reflected to a multiple of the pooling."""
+    bins = -(-length // binning)
+    missing = -bins % _POOLING
+    order = np.pad(np.arange(bins), (missing // 2, missing - missing // 2), mode="reflect")
+    pixels = order[:, None] * binning + np.arange(binning)
+    return np.minimum(pixels.ravel(), length - 1)
+
+
+def _window(start: int, size: int, halo: int, length: int) -> tuple[slice, slice]:
+    """Cut a tile with its halo out of one axis, and say where in that the kept part lies."""
+    first, last = max(0, start - halo), min(length, start + size + halo)
+    return slice(first, last), slice(start - first, min(length, start + size) - first)
 
 
 def _check(pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> None:

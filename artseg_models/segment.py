@@ -16,8 +16,9 @@ from skimage.segmentation import find_boundaries  # pyright: ignore[reportUnknow
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
-from artseg_models.files import write_text
+from artseg_models.files import write_json, write_text
 from artseg_models.images import BrightfieldImage, find_images, read_image, write_image
+from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import Package
 from artseg_models.predict import Prediction, Predictor
 from artseg_models.progress import track
@@ -30,19 +31,22 @@ _OUTLINE = (255, 140, 0)
 
 COLUMNS: tuple[str, ...] = (
     "image",
-    "artifact",
+    "verdict",
     "artifact_probability",
     "area_fraction",
     "usable_area_px",
     "artifact_count",
     "cutoff",
     "smallest_artifact_px",
+    "smallest_artifact_um2",
     "gate_threshold",
+    "pixel_size_um",
     "model_id",
     "model_version",
     "model_sha256",
     "artseg_version",
     "device",
+    "tiles",
     "seconds",
     "error",
 )
@@ -55,7 +59,7 @@ class Segmented:
     Attributes
     ----------
     table : Path
-        ``artifacts.csv``: one row for each image, failed ones with their error.
+        ``segmentation.csv``: one row for each image, failed ones with their error.
     done : int
         Images with a mask.
     failed : tuple of (Path, str)
@@ -99,11 +103,13 @@ def segment_images(
     *,
     cutoff: float | None = None,
     smallest_artifact_px: int | None = None,
+    smallest_artifact_um2: float | None = None,
     gate: bool = True,
     gate_threshold: float | None = None,
     plane: int | None = None,
-    probability: bool = False,
-    overlay: bool = True,
+    pixel_size_um: float | None = None,
+    overlay: bool = False,
+    geojson: bool = False,
 ) -> Segmented:
     """Find the artifacts in many images and write what was found.
 
@@ -114,16 +120,20 @@ def segment_images(
     images : sequence of Path
         Image files.
     out : Path
-        Gets ``NAME_artifact_mask.tiff`` (255 = artifact), ``NAME_artifact_probability.tiff`` and
-        ``NAME_artifact_overlay.png`` for each image, and ``artifacts.csv``.
+        Gets ``NAME_artifacts.tif`` (uint8, 255 = artifact) and ``NAME_probability.tif`` (float32, 0..1) for each image,
+        and ``segmentation.csv``.
     cutoff, smallest_artifact_px, gate, gate_threshold
         As in `Predictor.predict`.
+    smallest_artifact_um2 : float, optional
+        Smallest artifact as an area, instead of `smallest_artifact_px`; every image must have a pixel size then.
     plane : int, optional
         Which plane of files with several.
-    probability : bool
-        Also write the probability map (float32).
+    pixel_size_um : float, optional
+        Side of a pixel, instead of what the files say.
     overlay : bool
-        Also write a picture with the artifacts outlined.
+        Also write ``NAME_overlay.png``, the image with the artifacts outlined.
+    geojson : bool
+        Also write ``NAME_artifacts.geojson``, the outlines for QuPath and others.
 
     Returns
     -------
@@ -139,13 +149,16 @@ def segment_images(
     failed: list[tuple[Path, str]] = []
     for path, stem in track(zip(images, stems, strict=True), "Segmenting", len(images)):
         try:
-            image = read_image(path, plane=plane)
+            image = read_image(path, plane=plane, pixel_size_um=pixel_size_um)
             found = predictor.predict(
                 image.pixels,
                 cutoff=cutoff,
-                smallest_artifact_px=smallest_artifact_px,
+                smallest_artifact_px=_in_pixels(smallest_artifact_um2, image)
+                if smallest_artifact_um2 is not None
+                else smallest_artifact_px,
                 gate=gate,
                 gate_threshold=gate_threshold,
+                pixel_size_um=image.pixel_size_um,
                 source=str(path),
             )
         except ArtSegError as error:
@@ -153,14 +166,14 @@ def segment_images(
             failed.append((path, str(error)))
             rows.append({"image": str(path), "error": str(error)})
             continue
-        _write(out / stem, image, found, predictor.package, probability=probability, overlay=overlay)
-        rows.append(_row(path, found, predictor.package))
+        _write(out / stem, image, found, predictor.package, overlay=overlay, geojson=geojson)
+        rows.append(_row(image, found, predictor.package))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(out / "artifacts.csv", table.getvalue())
-    return Segmented(table=out / "artifacts.csv", done=len(images) - len(failed), failed=tuple(failed))
+    write_text(out / "segmentation.csv", table.getvalue())
+    return Segmented(table=out / "segmentation.csv", done=len(images) - len(failed), failed=tuple(failed))
 
 
 def _unique_stems(images: Sequence[Path]) -> list[str]:
@@ -177,33 +190,50 @@ def _unique_stems(images: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _row(path: Path, found: Prediction, package: Package) -> dict[str, object]:
+def _in_pixels(area_um2: float, image: BrightfieldImage) -> int:
+    if image.pixel_size_um is None:
+        raise ArtSegError(
+            f"Expected a pixel size for {image.path} to take the smallest artifact in um2, but the file has none. "
+            "Give --pixel-size, or the smallest artifact in pixels."
+        )
+    return round(area_um2 / image.pixel_size_um**2)
+
+
+def _row(image: BrightfieldImage, found: Prediction, package: Package) -> dict[str, object]:
+    size = image.pixel_size_um
     return {
-        "image": str(path),
-        "artifact": "yes" if found.count else "no",
+        "image": str(image.path),
+        "verdict": "artifact" if found.count else "clean",
         "artifact_probability": "" if found.image_probability is None else f"{found.image_probability:.4f}",
         "area_fraction": f"{found.area_fraction:.6f}",
         "usable_area_px": found.usable_area_px,
         "artifact_count": found.count,
         "smallest_artifact_px": found.smallest_artifact_px,
+        "smallest_artifact_um2": "" if size is None else f"{found.smallest_artifact_px * size**2:.2f}",
         "gate_threshold": "" if found.gate_threshold is None else f"{found.gate_threshold:.4f}",
+        "pixel_size_um": "" if size is None else f"{size:.6g}",
         "device": found.device,
+        "tiles": found.tiles,
         "seconds": f"{found.seconds:.3f}",
         **audit_line(package, cutoff=found.cutoff),
     }
 
 
 def _write(
-    stem: Path, image: BrightfieldImage, found: Prediction, package: Package, *, probability: bool, overlay: bool
+    stem: Path, image: BrightfieldImage, found: Prediction, package: Package, *, overlay: bool, geojson: bool
 ) -> None:
     audit = audit_line(package, cutoff=found.cutoff)
+
+    def beside(ending: str) -> Path:
+        return stem.with_name(stem.name + ending)
+
     size = image.pixel_size_um
-    write_image(stem.with_name(f"{stem.name}_artifact_mask.tiff"), found.mask, audit=audit, pixel_size_um=size)
-    if probability:
-        name = f"{stem.name}_artifact_probability.tiff"
-        write_image(stem.with_name(name), found.probability, audit=audit, pixel_size_um=size)
+    write_image(beside("_artifacts.tif"), found.mask, audit=audit, pixel_size_um=size)
+    write_image(beside("_probability.tif"), found.probability, audit=audit, pixel_size_um=size)
     if overlay:
-        write_image(stem.with_name(f"{stem.name}_artifact_overlay.png"), outlined(image.pixels, found.mask))
+        write_image(beside("_overlay.png"), outlined(image.pixels, found.mask), audit=audit)
+    if geojson:
+        write_json(beside("_artifacts.geojson"), to_geojson(found.labels, properties=dict(audit)))
 
 
 def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

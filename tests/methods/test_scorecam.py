@@ -23,7 +23,7 @@ def image() -> torch.Tensor:
     return F.interpolate(torch.randn(1, 1, 12, 15), size=(96, 120), mode="bilinear")
 
 
-def naive(network: ResNet, image: torch.Tensor, layer: int) -> np.ndarray:
+def naive(network: ResNet, image: torch.Tensor, layer: int, *, largest: bool = False) -> np.ndarray:
     """One map at a time: resize, normalise, multiply, classify, weight, add, ReLU."""
     total = torch.zeros(image.shape[-2:])
     with torch.no_grad():
@@ -32,7 +32,8 @@ def naive(network: ResNet, image: torch.Tensor, layer: int) -> np.ndarray:
             if resized.max() == resized.min():
                 continue
             mask = (resized - resized.min()) / (resized.max() - resized.min())
-            probability = network(image * mask)[0, 1]
+            probabilities = network(image * mask)[0]
+            probability = probabilities.max() if largest else probabilities[1]
             total += probability * resized[0, 0]
     return F.relu(total).numpy()
 
@@ -43,6 +44,13 @@ def test_exact_mode_equals_the_loop(network, image, layer, batch):
     found = scorecam(network, image, layer=layer, batch=batch)
     expected = naive(network, image, layer)
     np.testing.assert_allclose(found.evidence, expected, rtol=1e-4, atol=1e-4 * expected.max())
+
+
+def test_the_largest_probability_can_weigh_the_maps(network, image):
+    expected = naive(network, image, 2, largest=True)
+    found = scorecam(network, image, layer=2, channel_weight="largest")
+    np.testing.assert_allclose(found.evidence, expected, rtol=1e-4, atol=1e-4 * expected.max())
+    assert not np.allclose(expected, naive(network, image, 2)), "the two weights must differ for this test to tell"
 
 
 def test_probability_is_the_classifiers(network, image):

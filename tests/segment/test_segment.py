@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from skimage.measure import points_in_poly
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor, artifact_objects
 from artseg_models.segment import images_of, outlined, segment_images
@@ -32,7 +34,7 @@ def artseg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "artifacts.csv", newline="") as opened:
+    with open(folder / "segmentation.csv", newline="") as opened:
         return list(csv.DictReader(opened))
 
 
@@ -67,7 +69,7 @@ def test_bad_images_are_listed_and_the_others_done(batch, packages, tmp_path):
     assert "6 of 8 images could not be segmented" in done.stderr
     for name in ("good 1", "gut ü"):
         assert not table[name]["error"]
-        assert (tmp_path / "out" / f"{name}_artifact_mask.tiff").exists()
+        assert (tmp_path / "out" / f"{name}_artifacts.tif").exists()
     assert "--plane" in table["volume"]["error"]
 
 
@@ -79,36 +81,40 @@ def test_a_plane_of_a_volume_is_taken_by_option(batch, packages, tmp_path):
 
 def test_every_output_says_which_model_made_it(predictor, batch, tmp_path):
     image = batch / "good 1.tiff"
-    segment_images(predictor, [image], tmp_path, cutoff=0.3, gate=False, probability=True)
+    segment_images(predictor, [image], tmp_path, cutoff=0.3, gate=False, overlay=True, geojson=True)
     sha = predictor.package.sha256
     row = rows(tmp_path)[0]
     assert (row["model_sha256"], row["cutoff"], row["artseg_version"]) == (sha, "0.3", __version__)
-    for name in ("mask", "probability"):
-        with tifffile.TiffFile(tmp_path / f"good 1_artifact_{name}.tiff") as opened:
-            audit = json.loads(opened.pages.first.description)
-        assert audit == {
-            "model_id": predictor.package.id,
-            "model_version": predictor.package.version,
-            "model_sha256": sha,
-            "cutoff": 0.3,
-            "artseg_version": __version__,
-        }
+    audit = {
+        "model_id": predictor.package.id,
+        "model_version": predictor.package.version,
+        "model_sha256": sha,
+        "cutoff": 0.3,
+        "artseg_version": __version__,
+    }
+    for name in ("artifacts", "probability"):
+        with tifffile.TiffFile(tmp_path / f"good 1_{name}.tif") as opened:
+            assert json.loads(opened.pages.first.description) == audit
+    with Image.open(tmp_path / "good 1_overlay.png") as overlay:
+        assert json.loads(overlay.text["Description"]) == audit
+    for feature in json.loads((tmp_path / "good 1_artifacts.geojson").read_text())["features"]:
+        assert feature["properties"].items() >= audit.items()
 
 
 def test_files_hold_what_the_predictor_finds(predictor, batch, sample, tmp_path):
     cutoff = float(np.median(predictor.predict(sample, gate=False).probability))
     found = predictor.predict(sample, gate=False, cutoff=cutoff)
     assert 0 < found.mask.mean() < 1
-    segment_images(predictor, [batch / "good 1.tiff"], tmp_path, gate=False, cutoff=cutoff, probability=True)
-    mask = tifffile.imread(tmp_path / "good 1_artifact_mask.tiff")
+    segment_images(predictor, [batch / "good 1.tiff"], tmp_path, gate=False, cutoff=cutoff, overlay=True)
+    mask = tifffile.imread(tmp_path / "good 1_artifacts.tif")
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, found.mask * 255)
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "good 1_artifact_probability.tiff"), found.probability)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "good 1_probability.tif"), found.probability)
     row = rows(tmp_path)[0]
     assert float(row["area_fraction"]) == pytest.approx(found.mask.mean(), abs=1e-6)
     assert int(row["usable_area_px"]) == int((~found.mask).sum())
     assert int(row["artifact_count"]) == found.count
-    with Image.open(tmp_path / "good 1_artifact_overlay.png") as overlay:
+    with Image.open(tmp_path / "good 1_overlay.png") as overlay:
         assert overlay.size == (sample.shape[1], sample.shape[0])
 
 
@@ -179,8 +185,8 @@ def test_same_names_in_two_folders_do_not_overwrite_each_other(predictor, sample
         tifffile.imwrite(tmp_path / well / "field.tiff", sample)
     images = images_of([tmp_path / "A01", tmp_path / "A02"])
     segment_images(predictor, images, tmp_path / "out")
-    masks = sorted(path.name for path in (tmp_path / "out").glob("*mask.tiff"))
-    assert masks == ["A01_field_artifact_mask.tiff", "A02_field_artifact_mask.tiff"]
+    masks = sorted(path.name for path in (tmp_path / "out").glob("*artifacts.tif"))
+    assert masks == ["A01_field_artifacts.tif", "A02_field_artifacts.tif"]
 
 
 def test_an_empty_folder_and_wrong_usage_are_told(packages, tmp_path):
@@ -236,3 +242,57 @@ def test_grey_values_on_another_scale_give_the_same_mask(predictor, sample):
     counts = predictor.predict(sample, gate=False).probability
     unit = predictor.predict((sample / 65535 / 16).astype(np.float32), gate=False).probability
     np.testing.assert_allclose(counts, unit, atol=1e-4)
+
+
+@pytest.mark.parametrize("binning", [1, 2])
+def test_tiles_agree_with_the_whole_image(make_run, tmp_path, binning):
+    """Odd sizes, so that padding and pooling grid must fit; the halo covers the receptive field, so nothing differs."""
+    from artseg_models.packages.export import export_packages
+
+    run = make_run(tmp_path / "run", binning=binning)
+    package = read_package(export_packages(run, tmp_path / "out")[1])
+    image = np.random.default_rng(5).normal(size=(141, 811 * binning)).astype(np.float32)
+    image[50:90, 300:500] += 3
+    whole = Predictor(package, device="cpu").predict(image, gate=False)
+    tiled = Predictor(package, device="cpu", whole_px=1000, tile_px=64, halo_px=320).predict(image, gate=False)
+    assert whole.tiles == 1
+    assert tiled.tiles > 12
+    difference = np.abs(whole.probability - tiled.probability)[8:-8, 8:-8]
+    assert difference.max() < 1e-4
+
+
+def test_the_smallest_artifact_keeps_its_area(predictor, sample):
+    """25 pixels of 0.59 um are the model's smallest; of 0.295 um pixels it takes four times as many."""
+    assert predictor.predict(sample, gate=False).smallest_artifact_px == 25
+    assert predictor.predict(sample, gate=False, pixel_size_um=0.59).smallest_artifact_px == 25
+    assert predictor.predict(sample, gate=False, pixel_size_um=0.295).smallest_artifact_px == 100
+    assert predictor.predict(sample, gate=False, pixel_size_um=0.295, smallest_artifact_px=7).smallest_artifact_px == 7
+
+
+def test_an_area_in_um2_needs_a_pixel_size(predictor, batch, tmp_path):
+    image = batch / "gut ü.png"
+    without = segment_images(predictor, [image], tmp_path / "a", smallest_artifact_um2=10)
+    assert "--pixel-size" in without.failed[0][1]
+    segment_images(predictor, [image], tmp_path / "b", smallest_artifact_um2=10, pixel_size_um=0.5)
+    assert rows(tmp_path / "b")[0]["smallest_artifact_px"] == "40"
+
+
+def test_geojson_polygons_cover_what_the_mask_covers():
+    labels = np.zeros((60, 50), np.int32)
+    labels[5:25, 5:25] = 1
+    labels[10:15, 10:15] = 0  # a hole
+    labels[40:45, 30:35] = labels[45:50, 35:40] = 2  # two parts that touch at a corner
+    collection = to_geojson(labels, properties={"model_id": "m"})
+    assert [feature["properties"]["area_px"] for feature in collection["features"]] == [375, 50]
+    assert len(collection["features"][0]["geometry"]["coordinates"]) == 2
+    assert collection["features"][1]["geometry"]["type"] == "MultiPolygon"
+    for feature, label in zip(collection["features"], (1, 2), strict=True):
+        geometry = feature["geometry"]
+        parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+        covered = np.zeros(labels.shape, bool)
+        for outer, *holes in parts:
+            for ring, inside in [(outer, True), *((hole, False) for hole in holes)]:
+                y, x = np.mgrid[:60, :50] + 0.5
+                within = points_in_poly(np.column_stack([x.ravel(), y.ravel()]), ring).reshape(labels.shape)
+                covered[within] = inside
+        np.testing.assert_array_equal(covered, labels == label)
