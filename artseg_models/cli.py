@@ -488,6 +488,31 @@ def cellprofiler_install(
         console.print(f"SegmentArtifacts is in {folder}; start CellProfiler again to see it.", highlight=False)
 
 
+@cellprofiler_app.command("compare")
+def cellprofiler_compare(
+    before: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Results of one run, say without masks.")
+    ],
+    after: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Results of the other, say with masks.")],
+    objects: Annotated[str, typer.Option(help="The objects to compare, as the pipeline names them.")] = "Nuclei",
+    measurements: Annotated[
+        list[str] | None,
+        typer.Option("--measurement", help="Only measurements whose name holds this; repeat for more."),
+    ] = None,
+) -> None:
+    """Show how counts and mean measurements differ between two runs of a pipeline."""
+    from artseg_models.compare import compare_runs
+
+    changes = compare_runs(before, after, objects=objects, measurements=tuple(measurements or ()))
+    table = Table("measurement", *(f"{folder.name}" for folder in (before, after)), "change")
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for change in changes:
+        table.add_row(change.measurement, f"{change.before:.5g}", f"{change.after:.5g}", f"{change.relative:+.1%}")
+    console.print(table)
+
+
 @cellprofiler_app.command("run")
 def cellprofiler_run(
     pipeline: Annotated[
