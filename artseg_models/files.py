@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,28 +33,55 @@ def whole_file(path: Path) -> Generator[Path]:
     ArtSegError
         The file cannot be written (disk full, no permission); `path` is left as it was.
     """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+    with whole_files([path]) as (temporary,):
         yield temporary
-        with open(temporary, "rb") as written:  # a full disk may show only here
-            os.fsync(written.fileno())
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
+    """As `whole_file`, for files that belong together: on leaving without an error all appear, otherwise none.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        At least one, where the finished files belong.
+
+    Yields
+    ------
+    list of Path
+        A temporary path for each, in the same order.
+
+    Raises
+    ------
+    ArtSegError
+        One of the files cannot be written; all are left as they were.
+    """
+    temporaries: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporaries.append(Path(name))
+        yield list(temporaries)
         # mkstemp makes files private; results are to be shared as any other file of the user
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
+        for temporary in temporaries:
+            with open(temporary, "rb") as written:  # a full disk may show only here
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~umask)
+        for temporary, path in zip(tuple(temporaries), paths, strict=True):
+            os.replace(temporary, path)
+            temporaries.remove(temporary)
     except OSError as error:
+        others = f" and {len(paths) - 1} files that belong to it" if len(paths) > 1 else ""
         raise ArtSegError(
-            f"Could not write {path}: {error.strerror or error}. Free space or choose another folder; "
+            f"Could not write {paths[0]}{others}: {error.strerror or error}. Free space or choose another folder; "
             "what stood there before is unchanged."
         ) from error
     finally:
-        if temporary is not None:
+        for temporary in temporaries:
             temporary.unlink(missing_ok=True)
 
 

@@ -238,6 +238,31 @@ def write_image(
     ArtSegError
         The format cannot hold the array, or the file cannot be written.
     """
+    with whole_file(path) as temporary:
+        save_image(temporary, array, audit=audit, pixel_size_um=pixel_size_um)
+
+
+def save_image(
+    path: Path,
+    array: NDArray[Any],
+    *,
+    audit: Mapping[str, str | float] | None = None,
+    pixel_size_um: float | None = None,
+) -> None:
+    """Write an image where it stands, into a path that `artseg_models.files.whole_files` gave.
+
+    Parameters
+    ----------
+    path, array, audit, pixel_size_um
+        As for `write_image`.
+
+    Raises
+    ------
+    ArtSegError
+        The format cannot hold the array.
+    OSError
+        The file cannot be written; what there is of it is left for the caller to remove.
+    """
     suffix = path.suffix.lower()
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
@@ -247,28 +272,26 @@ def write_image(
         array = array.astype(np.int32)
     description = json.dumps(dict(audit)) if audit is not None else None
     if suffix in TIFF_SUFFIXES:
-        with whole_file(path) as temporary:
-            tifffile.imwrite(
-                temporary,
-                array,
-                photometric="rgb" if array.ndim == 3 else "minisblack",
-                compression="zlib",
-                description=description,
-                metadata=None,
-                resolution=(1e4 / pixel_size_um, 1e4 / pixel_size_um) if pixel_size_um else None,
-                resolutionunit="CENTIMETER" if pixel_size_um else None,
-            )
+        tifffile.imwrite(
+            path,
+            array,
+            photometric="rgb" if array.ndim == 3 else "minisblack",
+            compression="zlib",
+            description=description,
+            metadata=None,
+            resolution=(1e4 / pixel_size_um, 1e4 / pixel_size_um) if pixel_size_um else None,
+            resolutionunit="CENTIMETER" if pixel_size_um else None,
+        )
     elif suffix == ".png":
         if array.dtype.name not in (("uint8", "uint16") if array.ndim == 2 else ("uint8",)):
-            raise ArtSegError(f"A PNG holds 8 or 16 bit, not {array.dtype}; write {path.stem}.tif instead.")
+            raise ArtSegError(f"A PNG holds 8 or 16 bit, not {array.dtype}; write a .tif instead.")
         information = PngImagePlugin.PngInfo()
         if description is not None:
             information.add_text("Description", description)
         dpi = (25400 / pixel_size_um, 25400 / pixel_size_um) if pixel_size_um else (72, 72)
-        with whole_file(path) as temporary:
-            Image.fromarray(array).save(temporary, format="PNG", pnginfo=information, dpi=dpi)
+        Image.fromarray(array).save(path, format="PNG", pnginfo=information, dpi=dpi)
     else:
-        raise ArtSegError(f"Images are written as .tif, .tiff or .png, not as '{path.suffix}' ({path}).")
+        raise ArtSegError(f"Images are written as .tif, .tiff or .png, not as '{path.suffix}'.")
 
 
 def find_images(folder: Path) -> list[Path]:

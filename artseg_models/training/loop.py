@@ -124,27 +124,33 @@ def train_network(
             held_out,
             time.perf_counter() - started,
         )
-        with whole_file(checkpoint) as temporary:
-            torch.save(
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "plateau": plateau.state_dict(),
-                    "history": history,
-                    "best": best,
-                    "best_loss": best_loss,
-                },
-                temporary,
-            )
+        _save(
+            checkpoint,
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "plateau": plateau.state_dict(),
+                "history": history,
+                "best": best,
+                "best_loss": best_loss,
+            },
+        )
     network.load_state_dict(best)
     table = io.StringIO()
     writer = csv.DictWriter(table, ["epoch", "learning_rate", "training", "validation"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(folder / "history.csv", table.getvalue())
-    with whole_file(finished) as temporary:
-        torch.save({key: value.cpu() for key, value in network.state_dict().items()}, temporary)
+    _save(finished, {key: value.cpu() for key, value in network.state_dict().items()})
     checkpoint.unlink()
+
+
+def _save(path: Path, content: object) -> None:
+    # through memory: on a full disk torch's own writer fails with an error that names neither disk nor file
+    written = io.BytesIO()
+    torch.save(content, written)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(written.getbuffer())
 
 
 def one_cycle_rate(share: float, *, peak: float) -> float:

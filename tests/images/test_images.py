@@ -348,7 +348,7 @@ def test_png_holds_8_and_16_bit_and_says_no_to_the_rest(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.pixels, GREY16)
     assert image.pixel_size_um == pytest.approx(0.65, rel=1e-3)
     for pixels in (FLOAT, COLOUR16):
-        with pytest.raises(ArtSegError, match=r"write b\.tif instead"):
+        with pytest.raises(ArtSegError, match=r"write a \.tif instead"):
             write_image(tmp_path / "b.png", pixels)
     with pytest.raises(ArtSegError, match=r"\.jpg"):
         write_image(tmp_path / "b.jpg", GREY8)

@@ -381,6 +381,15 @@ def test_few_groups_still_give_every_split_both_classes(groups: int) -> None:
         assert len(shares(with_splits(many(groups, 4), seed=seed))) == 6
 
 
+def test_a_class_with_two_groups_goes_to_train_and_validation() -> None:
+    """Six groups hold two clean ones, which cannot be in three splits: training and its choices need them most."""
+    for seed in range(5):
+        assert set(shares(with_splits(many(6, 4), seed=seed))) == {
+            *((split, label) for split in ("train", "validation") for label in ("clean", "artifact")),
+            ("test", "artifact"),
+        }
+
+
 def test_impossible_fractions_are_refused() -> None:
     for fractions in ((0.5, 0.5, 0.5), (1.2, -0.1, -0.1)):
         with pytest.raises(ArtSegError, match="sum to 1"):
