@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import Label, LabelledImage, read_mask
 from artseg_models.metrics import Counts, count_agreement, mean_defined, pool
-from artseg_models.predict import Prediction, Predictor
+from artseg_models.predict import Audit, Prediction, Predictor
 from artseg_models.progress import track
 
 logger = logging.getLogger(__name__)
@@ -42,27 +41,6 @@ class Options:
     smallest_artifact_px: int | None = None
     gate: bool = True
     gate_threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Which model and settings the figures belong to."""
-
-    model_id: str
-    model_sha256: str
-    cutoff: float
-    smallest_artifact_px: int
-    gate_threshold: float | None
-    device: str
-    artseg_version: str
-
-    def line(self) -> str:
-        """One line for a caption."""
-        gate = "no gate" if self.gate_threshold is None else f"gate {self.gate_threshold:.3g}"
-        return (
-            f"model {self.model_id}, SHA-256 {self.model_sha256}, cutoff {self.cutoff:.3g}, smallest artifact "
-            f"{self.smallest_artifact_px} px, {gate}, artseg {self.artseg_version}"
-        )
 
 
 @dataclass(frozen=True)
@@ -211,16 +189,7 @@ def evaluate(
             scores.append(score)
     if last is None:
         raise ArtSegError(f"None of the {len(items)} images could be scored; the first: {failed[0][1]}")
-    package = predictor.package
-    audit = Audit(
-        model_id=package.id,
-        model_sha256=package.sha256,
-        cutoff=last.cutoff,
-        smallest_artifact_px=last.smallest_artifact_px,
-        gate_threshold=last.gate_threshold,
-        device=last.device,
-        artseg_version=__version__,
-    )
+    audit = last.audit(predictor.package)
     rule = RULE_OBJECTS if last.gate_threshold is None else RULE_GATE
     return Evaluation(scores=tuple(scores), failed=tuple(failed), rule=rule, audit=audit)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label  # pyright: ignore[reportUnknownVariableType]
 
+from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.images import check_pixels
 from artseg_models.packages.read import Package
@@ -28,6 +29,32 @@ TILE_PX = 1024
 HALO_PX = 256
 #: Five poolings: the grid on which tiles agree with the whole image.
 _POOLING = 32
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Which model, with which settings, made an output."""
+
+    model_id: str
+    model_version: str
+    model_sha256: str
+    cutoff: float
+    smallest_artifact_px: int
+    gate_threshold: float | None
+    device: str
+    artseg_version: str
+
+    def line(self) -> str:
+        """Say it in one line, for a caption."""
+        gate = "no gate" if self.gate_threshold is None else f"gate {self.gate_threshold:.3g}"
+        return (
+            f"model {self.model_id}, SHA-256 {self.model_sha256}, cutoff {self.cutoff:.3g}, smallest artifact "
+            f"{self.smallest_artifact_px} px, {gate}, artseg {self.artseg_version}"
+        )
+
+    def fields(self) -> dict[str, str | float]:
+        """Say it in names and values, for files and tables; the gate's threshold only where there was a gate."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,19 @@ class Prediction:
         artifact = int(np.count_nonzero(self.labels))
         total = artifact + self.usable_area_px
         return artifact / total if total else 0.0
+
+    def audit(self, package: Package) -> Audit:
+        """Say which model, with which settings, made this prediction."""
+        return Audit(
+            model_id=package.id,
+            model_version=package.version,
+            model_sha256=package.sha256,
+            cutoff=self.cutoff,
+            smallest_artifact_px=self.smallest_artifact_px,
+            gate_threshold=self.gate_threshold,
+            device=self.device,
+            artseg_version=__version__,
+        )
 
 
 def artifact_objects(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries  # pyright: ignore[reportUnknownVariableType]
 
-from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
 from artseg_models.images import BrightfieldImage, find_images, read_image, write_image
@@ -69,17 +68,6 @@ class Segmented:
     table: Path
     done: int
     failed: tuple[tuple[Path, str], ...]
-
-
-def audit_line(package: Package, *, cutoff: float) -> Mapping[str, str | float]:
-    """Say which model made an output: its id, version and SHA-256, the cutoff, and ArtSeg's version."""
-    return {
-        "model_id": package.id,
-        "model_version": package.version,
-        "model_sha256": package.sha256,
-        "cutoff": cutoff,
-        "artseg_version": __version__,
-    }
 
 
 def images_of(sources: Sequence[Path]) -> list[Path]:
@@ -208,21 +196,18 @@ def _row(image: BrightfieldImage, found: Prediction, package: Package) -> dict[s
         "area_fraction": f"{found.area_fraction:.6f}",
         "usable_area_px": found.usable_area_px,
         "artifact_count": found.count,
-        "smallest_artifact_px": found.smallest_artifact_px,
         "smallest_artifact_um2": "" if size is None else f"{found.smallest_artifact_px * size**2:.2f}",
-        "gate_threshold": "" if found.gate_threshold is None else f"{found.gate_threshold:.4f}",
         "pixel_size_um": "" if size is None else f"{size:.6g}",
-        "device": found.device,
         "tiles": found.tiles,
         "seconds": f"{found.seconds:.3f}",
-        **audit_line(package, cutoff=found.cutoff),
+        **found.audit(package).fields(),
     }
 
 
 def _write(
     stem: Path, image: BrightfieldImage, found: Prediction, package: Package, *, overlay: bool, geojson: bool
 ) -> None:
-    audit = audit_line(package, cutoff=found.cutoff)
+    audit = found.audit(package).fields()
 
     def beside(ending: str) -> Path:
         return stem.with_name(stem.name + ending)
@@ -233,7 +218,7 @@ def _write(
     if overlay:
         write_image(beside("_overlay.png"), outlined(image.pixels, found.mask), audit=audit)
     if geojson:
-        write_json(beside("_artifacts.geojson"), to_geojson(found.labels, properties=dict(audit)))
+        write_json(beside("_artifacts.geojson"), to_geojson(found.labels, properties=audit))
 
 
 def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

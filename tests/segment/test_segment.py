@@ -90,6 +90,8 @@ def test_every_output_says_which_model_made_it(predictor, batch, tmp_path):
         "model_version": predictor.package.version,
         "model_sha256": sha,
         "cutoff": 0.3,
+        "smallest_artifact_px": 25,
+        "device": "cpu",
         "artseg_version": __version__,
     }
     for name in ("artifacts", "probability"):
