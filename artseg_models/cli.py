@@ -203,7 +203,8 @@ def train(
     from artseg_models.training.configuration import parse_overrides
 
     run = train_run(labels, out, preset=preset, seed=seed, overrides=parse_overrides(settings or []))
-    write_training_sheet(run, run / "training.png")
+    if not (run / "training.png").exists():
+        write_training_sheet(run, run / "training.png")
     console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
     if no_export:
         return

@@ -1,4 +1,4 @@
-"""How a training went, as a picture: losses, and the pseudo-labels that the U-Net learned from."""
+"""How a training went, as a picture: losses, pseudo-labels, and what the U-Net makes of the same images."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # matplotlib leaves the types of its keyword arguments open.
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from artseg_models.files import read_json
-from artseg_models.images import read_image
+from artseg_models.images import normalise, read_image
 from artseg_models.labels import read_labels
-from artseg_models.report.drawing import BLUE, MUTED, ORANGE, SKY, outline, save_figure, show, stretch
+from artseg_models.packages.run import read_run
+from artseg_models.report.drawing import AMBER, BLUE, MUTED, ORANGE, SKY, outline, save_figure, show, stretch
 
 _EXAMPLES = 4
 _WIDTH = 3.2  # inches of an example
 
 
 def write_training_sheet(run: Path, path: Path) -> None:
-    """Draw the losses of both networks, and pseudo-labels on validation images.
+    """Draw the losses of both networks, and on validation images pseudo-labels and the U-Net's artifacts.
 
     Parameters
     ----------
@@ -35,7 +36,8 @@ def write_training_sheet(run: Path, path: Path) -> None:
     ArtSegError
         The run is not finished, its images have moved, or the picture cannot be written.
     """
-    binning = int(read_json(run / "result.json")["unet"]["binning"])
+    trained = read_run(run)
+    binning = trained.result.unet.binning
     items = read_labels(run / "splits.csv").of_split("validation")
     masks = sorted((run / "pseudo_masks" / "validation").glob("*.png"))[:_EXAMPLES]
     pictures = [read_image(items[int(mask.name.split("_")[0])].path).pixels for mask in masks]
@@ -63,9 +65,13 @@ def write_training_sheet(run: Path, path: Path) -> None:
         full = working.repeat(binning, axis=0).repeat(binning, axis=1)[: pixels.shape[0], : pixels.shape[1]]
         show(axes, stretch(pixels))
         outline(axes, full, color=SKY)
+        with torch.inference_mode():
+            probability = trained.unet(torch.from_numpy(normalise(pixels))[None, None])[0, 0].numpy()
+        outline(axes, probability >= trained.result.cutoff, color=AMBER, dashed=True)
         axes.set_title(mask.stem.split("_", 1)[1], fontsize=9)
     figure.supxlabel(
-        "What the U-Net learned from: pseudo-labels (blue) on validation images, made from image-level labels alone",
+        "Validation images. Blue: the pseudo-label, made from image-level labels alone. "
+        "Orange dashes: what the U-Net learned from such labels.",
         fontsize=10,
         color=MUTED,
     )

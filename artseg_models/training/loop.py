@@ -86,7 +86,8 @@ def train_network(
         plateau.load_state_dict(state["plateau"])
         history, best, best_loss = state["history"], state["best"], state["best_loss"]
         logger.info("%s: goes on after epoch %d of %d", name, len(history), schedule.epochs)
-    for epoch in range(len(history), schedule.epochs):
+    begun, resumed = time.perf_counter(), len(history)
+    for epoch in range(resumed, schedule.epochs):
         started = time.perf_counter()
         network.train()
         losses: list[float] = []
@@ -116,13 +117,14 @@ def train_network(
             best_loss, best = held_out, copy.deepcopy(network.state_dict())
         history.append({"epoch": epoch + 1, "learning_rate": rate, "training": training_loss, "validation": held_out})
         logger.info(
-            "%s: epoch %d of %d, loss %.4f, validation %.4f (%.0f s)",
+            "%s: epoch %d of %d, loss %.4f, validation %.4f, %.0f s; about %.0f min left",
             name,
             epoch + 1,
             schedule.epochs,
             training_loss,
             held_out,
             time.perf_counter() - started,
+            (time.perf_counter() - begun) / (epoch + 1 - resumed) * (schedule.epochs - epoch - 1) / 60,
         )
         _save(
             checkpoint,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from artseg_models.errors import ArtSegError
 from artseg_models.images import read_image
@@ -27,6 +28,7 @@ from artseg_models.methods.scorecam_unet import (
     pseudo_label,
     random_crop,
 )
+from artseg_models.report.training import write_training_sheet
 from artseg_models.training.configuration import configure, parse_overrides
 from artseg_models.training.loop import one_cycle_rate
 
@@ -202,3 +204,38 @@ def test_one_cycle_rises_to_the_peak_and_ends_near_zero():
     assert int(np.argmax(rates)) == 100
     assert rates[0] == pytest.approx(0.01 / 25)
     assert rates[-1] == pytest.approx(0)
+
+
+def test_other_choices_train_as_well(spotted, tiny, tmp_path):
+    """Every choice that the paper leaves open, at once; the masks of the validation images are asked for here."""
+    choices = tiny | {
+        "balance": "weight",
+        "precision": "auto",
+        "choose_by": "masks",
+        "scorecam": {"channel_weight": "largest", "clean_images": "own-map", "cutoff": "otsu", "clean_quantile": None},
+    }
+    run = train(spotted, tmp_path / "run", preset="quick", overrides=choices)
+    measured = json.loads((run / "precision.json").read_text())
+    faster = measured["step_seconds"]["fp32"] / measured["step_seconds"]["bf16"]
+    assert measured["bf16"] == (faster >= 1.2)
+    assert len(list((run / "pseudo_masks" / "train").iterdir())) == 16, "clean images have their own map"
+    assert (run / "result.json").exists()
+
+
+def test_choosing_by_masks_needs_masks(spotted, tiny, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(spotted.parent, copy)
+    lines = [
+        line if ",validation," not in line else line.rsplit(",", 1)[0] + ","
+        for line in spotted.read_text().splitlines()
+    ]
+    (copy / "labels.csv").write_text("\n".join(lines))
+    with pytest.raises(ArtSegError, match="or choose by labels"):
+        train(copy / "labels.csv", tmp_path / "run", preset="quick", overrides=tiny | {"choose_by": "masks"})
+
+
+def test_a_training_sheet_is_drawn(finished, tmp_path):
+    write_training_sheet(finished, tmp_path / "training.png")
+    with Image.open(tmp_path / "training.png") as sheet:
+        shown = np.asarray(sheet.convert("RGB"))
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 100, "the sheet is empty"
