@@ -20,7 +20,7 @@ from artseg_models.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
-_MODULE = "segmentartifacts.py"
+_MODULES = ("segmentartifacts.py", "measureartifactoverlap.py")
 _CLIENT = "_artseg_client"
 _LOG = "cellprofiler.log"
 _SAY_EVERY_SECONDS = 15.0
@@ -119,7 +119,7 @@ def find_pipeline(name: str) -> Path:
 
 
 def install(*, plugins: Path | None = None) -> list[Path]:
-    """Put the module into CellProfiler's plugins folder and note there where this Python is.
+    """Put the modules into CellProfiler's plugins folder and note there where this Python is.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def install(*, plugins: Path | None = None) -> list[Path]:
     Returns
     -------
     list of Path
-        The folders that now hold the module.
+        The folders that now hold the modules.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def _install_into(folder: Path) -> None:
     source = plugins_folder().resolve()
     client = folder / _CLIENT
     if folder != source:
-        files = [Path(_MODULE), *(path.relative_to(source) for path in sorted((source / _CLIENT).glob("*.py")))]
+        files = [*map(Path, _MODULES), *(path.relative_to(source) for path in sorted((source / _CLIENT).glob("*.py")))]
         for relative in files:
             with whole_file(folder / relative) as temporary:
                 shutil.copyfile(source / relative, temporary)

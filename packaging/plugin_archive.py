@@ -14,12 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "plugins"
 
-README = """ArtSeg {version}: the CellProfiler module SegmentArtifacts
-============================================================
+README = """ArtSeg {version}: the CellProfiler modules SegmentArtifacts and MeasureArtifactOverlap
+========================================================================================
 
 1. Unzip this file into CellProfiler's plugins folder. Its path stands in CellProfiler under
    File > Preferences > "CellProfiler plugins directory"; set one if there is none.
-   segmentartifacts.py must lie directly in that folder, _artseg_client beside it.
+   segmentartifacts.py and measureartifactoverlap.py must lie directly in that folder, _artseg_client beside them.
 
 2. Install artseg, once on this computer, in a Python of its own (3.11 or newer); CellProfiler's own Python stays
    as it is:
@@ -35,8 +35,9 @@ README = """ArtSeg {version}: the CellProfiler module SegmentArtifacts
 
    or choose, in the module's settings, the Python of step 2 as "Python that has artseg".
 
-4. Start CellProfiler again. The module SegmentArtifacts is in the list of modules. The folder "pipelines" holds
-   an example with it, and the same one without it.
+4. Start CellProfiler again. The modules SegmentArtifacts and MeasureArtifactOverlap are in the list of modules. The
+   folder "pipelines" holds examples: nuclei measured without artifacts (artifacts_masked, artifacts_filtered), the same
+   without ArtSeg (no_masking), and fields of view flagged by their artifacts (image_quality).
 """
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +50,37 @@ def cellprofiler(request: pytest.FixtureRequest) -> list[str]:
     found = shutil.which(named)
     assert found, f"{request.param} names {named}, which cannot be run"
     return [found]
+
+
+@pytest.fixture(scope="session")
+def ask_inside(
+    cellprofiler: list[str], repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Any]]:
+    """Run a script of this folder in CellProfiler's own Python, with the plugins folder; gives what it found."""
+    executable = Path(cellprofiler[0])
+    python = next((path for path in executable.parent.glob("python*") if path.stem in ("python", "python3")), None)
+    if python is None:
+        pytest.skip(f"{executable} is an app without a Python of its own to run a script in")
+
+    def ask(script: str, *arguments: Path) -> dict[str, Any]:
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        ran = subprocess.run(
+            [
+                python,
+                Path(__file__).with_name(script),
+                repository / "plugins",
+                *(path.as_posix() for path in arguments),
+            ],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path_factory.mktemp("inside"),
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout.partition("FOUND")[2])
+
+    return ask
 
 
 @pytest.fixture(scope="session")

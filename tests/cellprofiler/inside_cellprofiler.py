@@ -3,25 +3,16 @@
 import json
 import sys
 
+import cellprofiler_core
 import numpy
-from cellprofiler_core.preferences import set_headless
-
-set_headless()
+from cellprofiler_core.image import Image
+from cellprofiler_core.pipeline import Pipeline
+from cellprofiler_core.setting import ValidationError
+from inside_common import columns_against_measurements, is_plain, load_plugins, message_of
+from inside_common import run as run_on
 
 plugins, package, pipelines, brightfield = sys.argv[1:]
-sys.path.insert(0, plugins)
-
-import cellprofiler_core.utilities.core.modules  # noqa: E402
-from cellprofiler_core.image import Image, ImageSetList  # noqa: E402
-from cellprofiler_core.measurement import Measurements  # noqa: E402
-from cellprofiler_core.object import ObjectSet  # noqa: E402
-from cellprofiler_core.pipeline import Pipeline  # noqa: E402
-from cellprofiler_core.preferences import set_plugin_directory  # noqa: E402
-from cellprofiler_core.setting import ValidationError  # noqa: E402
-from cellprofiler_core.workspace import Workspace  # noqa: E402
-
-set_plugin_directory(plugins, globally=False)
-cellprofiler_core.utilities.core.modules.fill_modules()
+load_plugins(plugins)
 
 
 def new_module():
@@ -37,23 +28,7 @@ def new_module():
 
 
 def run(module, image):
-    pipeline = Pipeline()
-    pipeline.add_module(module)
-    images = ImageSetList().get_image_set(0)
-    images.add("Brightfield", image)
-    measurements = Measurements()
-    workspace = Workspace(pipeline, module, images, ObjectSet(), measurements, None)
-    module.show_window = True
-    module.run(workspace)
-    return workspace
-
-
-def message_of(function, *arguments):
-    try:
-        function(*arguments)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+    return run_on(module, {"Brightfield": image})
 
 
 found = {}
@@ -78,22 +53,9 @@ found["masked"] = {
     "clean": int(clean.sum()),
     "fraction": float(measurements.get_current_image_measurement("ArtSeg_AreaFraction_Artifacts")),
     "displayed": sorted(workspace.display_data.__dict__),
-    "plain": all(isinstance(value, (numpy.ndarray, list)) for value in workspace.display_data.__dict__.values()),
+    "plain": is_plain(workspace.display_data),
 }
-found["undeclared"] = sorted(
-    f"{name}.{feature}"
-    for name in measurements.get_object_names()
-    for feature in measurements.get_feature_names(name)
-    if (name, feature) not in [column[:2] for column in module.get_measurement_columns(None)]
-    and name in ("Image", "Artifacts")
-    and not feature.startswith(("Group_", "ModuleError", "ExecutionTime"))
-    and feature != "ImageNumber"
-)
-found["unmeasured"] = sorted(
-    f"{column[0]}.{column[1]}"
-    for column in module.get_measurement_columns(None)
-    if not measurements.has_feature(column[0], column[1])
-)
+found.update(columns_against_measurements(module, workspace, ("Image", "Artifacts")))
 found["chosen_by_category"] = [
     "_".join((category, feature, of))
     for category in module.get_categories(None, "Image")
@@ -128,7 +90,7 @@ found["blank"] = message_of(run, module, Image(pixels))
 def problems_of_examples():
     """Give the modules of each example and what CellProfiler's window would complain of."""
     examples = {}
-    for name in ("artifacts_masked", "no_masking"):
+    for name in ("artifacts_masked", "artifacts_filtered", "image_quality", "no_masking"):
         pipeline = Pipeline()
         pipeline.load(pipelines + "/" + name + ".cppipe")
         problems = []

@@ -38,6 +38,7 @@ def test_the_installed_client_knows_artsegs_python(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "_artseg_client",
         "another_plugin.py",
+        "measureartifactoverlap.py",
         "segmentartifacts.py",
     ]
     assert not stale.exists()
@@ -80,7 +81,7 @@ def test_cellprofiler_and_pipelines_that_are_not_there_are_told(
     with pytest.raises(ArtSegError, match="on PATH"):
         find_cellprofiler()
     assert find_pipeline("no_masking").is_file()
-    with pytest.raises(ArtSegError, match="artifacts_masked, no_masking"):
+    with pytest.raises(ArtSegError, match="artifacts_filtered, artifacts_masked, image_quality, no_masking"):
         find_pipeline("nothing")
 
 

@@ -102,6 +102,60 @@ def test_measurements_are_those_of_the_kept_nuclei(runs: object, fields: dict[st
         assert own["AreaShape_Area"].to_numpy() == pytest.approx(sizes)
 
 
+def test_nuclei_are_measured_against_artifacts_and_filtered_whole(
+    runs: object,
+    cellprofiler: list[str],
+    images: Path,
+    package: Path,
+    fields: dict[str, SimulatedField],
+    repository: Path,
+    tmp_path: Path,
+) -> None:
+    pipeline = repository / "plugins" / "pipelines" / "artifacts_filtered.cppipe"
+    out = run_pipeline(pipeline, images, tmp_path / "out", package=package, cellprofiler=cellprofiler)
+    assert measurement_names(runs.plain, "Nuclei") <= measurement_names(out, "Nuclei")
+    nuclei = table(out, "Nuclei")
+    for number, name in enumerate(FIELDS, start=1):
+        artifacts = picture(out, name, "artifacts") > 0
+        assert np.array_equal(artifacts, picture(runs.masked, name, "artifacts") > 0)
+        kept = picture(out, name, "nuclei")
+        own = nuclei.query(f"ImageNumber == {number}")
+        labels = range(1, kept.max() + 1)
+        assert len(own) == len(labels) > 5
+        overlap = ndimage.mean(artifacts, kept, labels)
+        assert own["ArtSeg_OverlapFraction_ArtifactMask"].to_numpy() == pytest.approx(np.array(overlap))
+        assert max(overlap) <= 0.05
+        distance = ndimage.minimum(ndimage.distance_transform_edt(~artifacts), kept, labels)
+        assert own["ArtSeg_ArtifactDistance_ArtifactMask"].to_numpy() == pytest.approx(np.array(distance))
+        touches = [
+            bool(kept_here[artifacts].any())
+            for kept_here in (ndimage.binary_dilation(kept == label, np.ones((3, 3))) for label in labels)
+        ]
+        assert own["ArtSeg_TouchesArtifact_ArtifactMask"].astype(bool).tolist() == touches
+        # the glowing nucleus in the middle of the artifact went, and what was kept is whole
+        truth = fields[name].nuclei
+        inside = [label for label in np.unique(truth[artifacts])[1:] if artifacts[truth == label].all()]
+        assert inside
+        assert not kept[np.isin(truth, inside)].any()
+
+
+def test_fields_with_too_much_artifact_are_flagged(
+    runs: object, cellprofiler: list[str], images: Path, package: Path, repository: Path, tmp_path: Path
+) -> None:
+    fractions = table(runs.masked, "Image").set_index("Metadata_Field")["ArtSeg_AreaFraction_Artifacts"]
+    assert fractions.max() < 0.1  # the limit as the example has it would flag neither
+    text = (repository / "plugins" / "pipelines" / "image_quality.cppipe").read_text(encoding="utf-8")
+    pipeline = tmp_path / "image_quality.cppipe"
+    pipeline.write_text(text.replace("Maximum value:0.1\n", f"Maximum value:{fractions.mean()}\n"), encoding="utf-8")
+    out = run_pipeline(pipeline, images, tmp_path / "out", package=package, cellprofiler=cellprofiler)
+    rows = table(out, "Image").set_index("Metadata_Field")
+    assert rows["Metadata_QCFlag"].to_dict() == (fractions > fractions.mean()).astype(int).to_dict()
+    assert sorted(rows["Metadata_QCFlag"]) == [0, 1]
+    for field in FIELDS:
+        outlined = picture(out, field, "outlined")
+        assert (outlined[..., 0] != outlined[..., 2]).any()  # an orange line in a grey image
+
+
 def test_what_goes_wrong_is_told_by_its_cause(
     cellprofiler: list[str], images: Path, repository: Path, tmp_path: Path
 ) -> None:

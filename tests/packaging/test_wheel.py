@@ -25,6 +25,7 @@ def test_it_holds_every_file_of_the_bundled_folders(repository: Path, wheel: Pat
     }
     assert {name for name in names if name.startswith("artseg_models/_bundle/")} == expected
     assert "artseg_models/_bundle/plugins/segmentartifacts.py" in expected
+    assert "artseg_models/_bundle/plugins/measureartifactoverlap.py" in expected
     assert "artseg_models/_bundle/plugins/pipelines/artifacts_masked.cppipe" in expected
 
 
@@ -67,14 +68,16 @@ def test_it_finds_its_bundle_without_a_checkout(repository: Path, run_installed:
     plugins, pipelines, cards = (Path(line) for line in asked.stdout.splitlines())
     assert repository not in plugins.parents
     assert (plugins / "segmentartifacts.py").is_file()
-    assert sorted(path.name for path in pipelines.glob("*.cppipe")) == ["artifacts_masked.cppipe", "no_masking.cppipe"]
+    examples = ("artifacts_filtered", "artifacts_masked", "image_quality", "no_masking")
+    assert sorted(path.stem for path in pipelines.glob("*.cppipe")) == list(examples)
     assert sorted(path.name for path in cards.iterdir()) == ["artseg-classifier", "artseg-unet"]
 
 
 def test_it_installs_the_module_into_a_plugins_folder(run_installed: Run, tmp_path: Path) -> None:
     done = run_installed("artseg", "cellprofiler", "install", "--plugins-folder", str(tmp_path / "plugins"))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "plugins" / "segmentartifacts.py").is_file()
+    for module in ("segmentartifacts.py", "measureartifactoverlap.py"):
+        assert (tmp_path / "plugins" / module).is_file()
     assert (tmp_path / "plugins" / "_artseg_client" / "installation.json").is_file()
 
 
