@@ -190,6 +190,10 @@ def train(
             "--set device=cuda. Repeat for more; configuration.json in a run folder shows all names.",
         ),
     ] = None,
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
+    ] = None,
     no_export: Annotated[bool, typer.Option("--no-export", help="Train only; run `artseg export` later.")] = False,
 ) -> None:
     """Learn to find artifacts from labels clean and artifact, two seconds an image.
@@ -202,7 +206,12 @@ def train(
     from artseg_models.report.training import write_training_sheet
     from artseg_models.training.configuration import parse_overrides
 
-    run = train_run(labels, out, preset=preset, seed=seed, overrides=parse_overrides(settings or []))
+    overrides = {
+        **parse_overrides(settings or []),
+        **({} if plane is None else {"plane": plane}),
+        **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
+    }
+    run = train_run(labels, out, preset=preset, seed=seed, overrides=overrides)
     if not (run / "training.png").exists():
         write_training_sheet(run, run / "training.png")
     console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
@@ -295,7 +304,11 @@ def export_run(
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
 ) -> None:
-    """Write a run's Model Zoo packages: NAME-classifier.zip and NAME-unet.zip."""
+    """Write a run's Model Zoo packages: NAME-classifier.zip and NAME-unet.zip, and both for older readers.
+
+    Those that end in -0.5.10.zip are the same models in the format that deepImageJ, ilastik and older versions of
+    bioimageio.core open.
+    """
     from artseg_models.packages.export import export_packages
 
     paths = export_packages(
@@ -557,6 +570,72 @@ def cellprofiler_run(
         channels=channels or None,
     )
     console.print(f"CellProfiler wrote its results to {written}", highlight=False)
+
+
+@cellprofiler_app.command("insert")
+def cellprofiler_insert(
+    pipeline: Annotated[Path, typer.Argument(help="The pipeline to insert into, a .cppipe file; it stays as it is.")],
+    brightfield: Annotated[str, typer.Option(help="Name of the brightfield image in the pipeline.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new .cppipe file.")],
+    mask_images: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Image in which artifacts are blanked; repeat, or separate by commas."),
+    ] = None,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Objects to drop where artifacts are; repeat, or separate by commas."),
+    ] = None,
+    package: Annotated[
+        Path | None, typer.Option("--package", "-m", help="Model package; without it, choose one in CellProfiler.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Objects are dropped whole if more than this share of them lies under artifacts. Default: 0.5. In "
+            "objects that are found in a masked image, every touch counts.",
+        ),
+    ] = None,
+    cut_objects: Annotated[
+        bool, typer.Option("--cut-objects", help="Cut artifacts off objects instead of dropping them whole.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+) -> None:
+    """Put SegmentArtifacts into a pipeline so that every measurement keeps its name.
+
+    The raw image or objects get a new name (DNA becomes DNA_unmasked), the masked ones take the old; all else stays as
+    it is. The changes are listed first.
+    """
+    if cut_objects and overlap is not None:
+        raise typer.BadParameter("give --overlap or --cut-objects, not both")
+    from artseg_models.pipelines.insert import plan_insertion, write_pipeline
+    from artseg_models.pipelines.text import read_pipeline
+
+    plan = plan_insertion(
+        read_pipeline(pipeline),
+        brightfield=brightfield,
+        mask_images=_names(mask_images),
+        objects=_names(objects),
+        package=package,
+        overlap=overlap,
+        cut_objects=cut_objects,
+    )
+    for line in plan.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ArtSegError(f"{out} was not written: nobody is there to ask. Add --yes to write it.")
+        if not typer.confirm(f"Write {out}?"):
+            raise typer.Exit(1)
+    write_pipeline(plan.apply(), out)
+    console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [name.strip() for item in given or [] for name in item.split(",") if name.strip()]
 
 
 @app.command()

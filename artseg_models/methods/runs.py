@@ -58,7 +58,9 @@ def train(
         require_both_classes(labelled, split=split)
     binning = configuration.binning
     if binning is None:
-        binning = max(1, round(max(read_image(labelled.images[0].path).pixels.shape) / QUICK_SIDE))
+        binning = max(
+            1, round(max(read_image(labelled.images[0].path, plane=configuration.plane).pixels.shape) / QUICK_SIDE)
+        )
     frozen = {
         "artseg": __version__,
         "method": "scorecam-unet",

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_file, write_json
-from artseg_models.images import read_image, write_image
+from artseg_models.images import BrightfieldImage, read_image, write_image
 from artseg_models.labels import LabelledImage, LabelSet, read_mask
 from artseg_models.metrics import count_agreement
 from artseg_models.networks.resnet import ResNet
@@ -69,7 +69,10 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
         An image cannot be used, a split lacks a class, or the training diverges.
     """
     device = resolve_device(configuration.device)
-    splits = {name: _working(labels.of_split(name), run / "cache" / name, binning) for name in ("train", "validation")}
+    splits = {
+        name: _working(labels.of_split(name), run / "cache" / name, binning, configuration.plane)
+        for name in ("train", "validation")
+    }
     training, validation = splits["train"], splits["validation"]
     bf16 = use_bf16(run / "precision.json", configuration.precision, width=configuration.unet.width, device=device)
 
@@ -89,7 +92,7 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
     if configuration.choose_by == "masks":
         chosen = choose_by_masks(
             maps,
-            masks=_true_masks(validation, binning),
+            masks=_true_masks(validation, binning, configuration.plane),
             gate_open=gate_open,
             area_of_pixel=binning**2,
             cutoff=configuration.cutoff,
@@ -106,7 +109,8 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
             smallest_artifact_px=configuration.smallest_artifact_px,
         )
     agreement = pooled_iou(pseudo_labels["validation"], [probability >= chosen.cutoff for probability in maps])
-    write_sample(validation, probabilities, run / "sample.tiff")
+    sample = _surest_image(validation, probabilities, configuration)
+    write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
     write_json(
         run / "result.json",
         {
@@ -117,7 +121,7 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
             "cutoff": chosen.cutoff,
             "smallest_artifact_px": chosen.smallest_artifact_px,
             "gate_threshold": gate_threshold,
-            "pixel_size_um": read_image(labels.images[0].path).pixel_size_um,
+            "pixel_size_um": sample.pixel_size_um,
             "training": {
                 "source": labels.source.resolve().parent.name if labels.source.is_file() else labels.source.name,
                 "preset": configuration.preset,
@@ -141,9 +145,9 @@ def fit(labels: LabelSet, run: Path, configuration: Configuration, *, binning: i
     shutil.rmtree(run / "cache")
 
 
-def _working(items: Sequence[LabelledImage], folder: Path, binning: int) -> _Split:
+def _working(items: Sequence[LabelledImage], folder: Path, binning: int, plane: int | None) -> _Split:
     artifact = np.array([item.label == "artifact" for item in items], dtype=np.bool_)
-    return _Split(WorkingImages(items, folder, binning=binning), artifact)
+    return _Split(WorkingImages(items, folder, binning=binning, plane=plane), artifact)
 
 
 # ---- classifier ----
@@ -428,7 +432,7 @@ def _probability_maps(network: UNet, split: _Split, device: str) -> list[NDArray
     return maps
 
 
-def _true_masks(split: _Split, binning: int) -> list[NDArray[np.bool_]]:
+def _true_masks(split: _Split, binning: int, plane: int | None) -> list[NDArray[np.bool_]]:
     """Masks of the validation images at working resolution, for those who asked to have cutoffs chosen by them."""
     without = [item.path.name for item in split.images.items if item.label == "artifact" and item.mask is None]
     if without:
@@ -438,14 +442,16 @@ def _true_masks(split: _Split, binning: int) -> list[NDArray[np.bool_]]:
         )
     masks: list[NDArray[np.bool_]] = []
     for item in split.images.items:
-        pixels = read_image(item.path).pixels
+        pixels = read_image(item.path, plane=plane).pixels
         mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
         masks.append(binned(mask.astype(np.float32), binning) >= 0.5)
     return masks
 
 
-def write_sample(validation: _Split, probabilities: NDArray[np.float64], path: Path) -> None:
-    """Keep one image, as it was read, that shows the model at work: the validation image surest to hold an artifact."""
+def _surest_image(
+    validation: _Split, probabilities: NDArray[np.float64], configuration: Configuration
+) -> BrightfieldImage:
+    """Read the validation image that is surest to hold an artifact: it shows the model at work."""
     surest = int(np.argmax(np.where(validation.artifact, probabilities, -1.0)))
-    image = read_image(validation.images.items[surest].path)
-    write_image(path, image.pixels, pixel_size_um=image.pixel_size_um)
+    path = validation.images.items[surest].path
+    return read_image(path, plane=configuration.plane, pixel_size_um=configuration.pixel_size_um)

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from artseg_models.files import read_json
 from artseg_models.images import normalise, read_image
 from artseg_models.labels import read_labels
 from artseg_models.packages.run import read_run
@@ -40,7 +41,8 @@ def write_training_sheet(run: Path, path: Path) -> None:
     binning = trained.result.unet.binning
     items = read_labels(run / "splits.csv").of_split("validation")
     masks = sorted((run / "pseudo_masks" / "validation").glob("*.png"))[:_EXAMPLES]
-    pictures = [read_image(items[int(mask.name.split("_")[0])].path).pixels for mask in masks]
+    plane = read_json(run / "configuration.json")["plane"]
+    pictures = [read_image(items[int(mask.name.split("_")[0])].path, plane=plane).pixels for mask in masks]
     tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in pictures)
     figure = Figure(figsize=(_WIDTH * _EXAMPLES, 3.4 + _WIDTH * tallest + 0.7), layout="constrained")
     grid = figure.add_gridspec(2, 2 * _EXAMPLES, height_ratios=[3.4, _WIDTH * tallest + 0.7])

@@ -105,6 +105,10 @@ class Configuration(_Settings):
     binning: int | None = Field(
         default=1, ge=1, description="Pixels averaged into one along y and x; None: by image size."
     )
+    plane: int | None = Field(default=None, ge=0, description="Which plane of image files with several, from 0.")
+    pixel_size_um: float | None = Field(
+        default=None, gt=0, description="Side of a pixel; None: as the image files say, if they do."
+    )
     balance: Literal["sample", "weight", "none"] = Field(
         default="sample",
         description="As many clean as artifact images in each epoch, by sampling or by weights; or neither.",

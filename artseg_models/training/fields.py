@@ -39,6 +39,8 @@ class WorkingImages:
         Where the decoded images are kept (float16, so that a big data set fits on the disk and in the page cache).
     binning : int
         Pixels averaged into one along y and x.
+    plane : int, optional
+        Which plane of files with several.
 
     Raises
     ------
@@ -46,12 +48,12 @@ class WorkingImages:
         An image cannot be used.
     """
 
-    def __init__(self, items: Sequence[LabelledImage], folder: Path, *, binning: int) -> None:
+    def __init__(self, items: Sequence[LabelledImage], folder: Path, *, binning: int, plane: int | None = None) -> None:
         self.items = tuple(items)
         self._files = [folder / f"{index:06d}.npy" for index in range(len(self.items))]
         missing = [index for index, file in enumerate(self._files) if not file.exists()]
         for index in track(missing, "Reading images", len(missing)):
-            image = read_image(self.items[index].path)
+            image = read_image(self.items[index].path, plane=plane)
             check_pixels(image.pixels, source=str(image.path))
             working = binned(normalise(image.pixels), binning)
             with whole_file(self._files[index]) as temporary:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -239,3 +240,18 @@ def test_a_training_sheet_is_drawn(finished, tmp_path):
     with Image.open(tmp_path / "training.png") as sheet:
         shown = np.asarray(sheet.convert("RGB"))
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 100, "the sheet is empty"
+
+
+def test_a_plane_and_a_pixel_size_are_taken_by_option(spotted, finished, tiny, tmp_path):
+    """The same images as second plane of stacks train to the same weights."""
+    copy = tmp_path / "stacks"
+    shutil.copytree(spotted.parent, copy)
+    for file in copy.glob("field_*.tiff"):
+        image = tifffile.imread(file)
+        tifffile.imwrite(file, np.stack([np.roll(image, 7), image]), metadata={"axes": "ZYX"})
+    with pytest.raises(ArtSegError, match="plane"):
+        train(copy / "labels.csv", tmp_path / "none", preset="quick", overrides=tiny)
+    options = tiny | {"plane": 1, "pixel_size_um": 0.65}
+    run = train(copy / "labels.csv", tmp_path / "run", preset="quick", overrides=options)
+    assert_same_weights(run, finished)
+    assert json.loads((run / "result.json").read_text())["pixel_size_um"] == 0.65
