@@ -97,8 +97,7 @@ def tiny_run(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def packages(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The packages of the run, exported once: 'classifier' and 'unet'."""
+    """The packages of the run, exported once: 'classifier', 'unet', and 'older_...' the same in format 0.5.10."""
     from artseg_models.packages.export import export_packages
 
-    classifier, unet = export_packages(tiny_run, tmp_path_factory.mktemp("packages"))
-    return {"classifier": classifier, "unet": unet}
+    return export_packages(tiny_run, tmp_path_factory.mktemp("packages"))._asdict()

@@ -1,4 +1,4 @@
-"""From a finished training run to Model Zoo packages: `NAME-classifier.zip` and `NAME-unet.zip`."""
+"""From a finished training run to Model Zoo packages: classifier and U-Net, each in two formats."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -20,7 +21,7 @@ from torch import nn
 from artseg_models import __version__
 from artseg_models.bundle import cards_folder
 from artseg_models.errors import ArtSegError
-from artseg_models.files import sha256, whole_file
+from artseg_models.files import sha256, whole_files
 from artseg_models.images import normalise
 from artseg_models.networks import resnet, unet
 from artseg_models.packages.cards import (
@@ -33,6 +34,7 @@ from artseg_models.packages.cards import (
     stated,
 )
 from artseg_models.packages.check import check_description
+from artseg_models.packages.formats import OLDER_FORMAT, in_format, newest_format
 from artseg_models.packages.rdf import load_yaml, write_yaml
 from artseg_models.packages.run import TrainedRun, read_run
 from artseg_models.packages.weights import TOLERANCE, WeightFile, write_weights
@@ -44,6 +46,23 @@ logger = logging.getLogger(__name__)
 _TEST_SIDE = 192
 
 
+class ExportedPackages(NamedTuple):
+    """Where a run's packages are.
+
+    Attributes
+    ----------
+    classifier, unet : Path
+        In the newest format.
+    older_classifier, older_unet : Path
+        The same models in format 0.5.10, which every reader opens.
+    """
+
+    classifier: Path
+    unet: Path
+    older_classifier: Path
+    older_unet: Path
+
+
 def export_packages(
     run: Path,
     out: Path,
@@ -53,8 +72,8 @@ def export_packages(
     author: str = "ArtSeg developers",
     maintainer: str | None = None,
     licence: str = "BSD-3-Clause",
-) -> list[Path]:
-    """Write the packages of a run, both or none.
+) -> ExportedPackages:
+    """Write the packages of a run, all or none.
 
     Every weight format is compared with the network at several image sizes, and the description is validated,
     before anything appears in `out`.
@@ -78,8 +97,8 @@ def export_packages(
 
     Returns
     -------
-    list of Path
-        The classifier's package, then the U-Net's.
+    ExportedPackages
+        Their paths.
 
     Raises
     ------
@@ -89,27 +108,39 @@ def export_packages(
     """
     trained = read_run(run)
     slug = _slug(name if name is not None else trained.result.name)
+    formats = (newest_format(), OLDER_FORMAT)
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
         shared = _Shared(trained, slug, version=version, author=author, maintainer=maintainer, licence=licence)
-        classifier, unet_folder = Path(temporary) / "classifier", Path(temporary) / "unet"
-        for folder in (classifier, unet_folder):
+        folders = {kind: Path(temporary) / kind for kind in ("classifier", "unet")}
+        for folder in folders.values():
             folder.mkdir()
-        _fill_classifier(shared, classifier)
-        _fill_unet(shared, unet_folder, classifier_onnx=classifier / "weights.onnx")
-        for folder in (classifier, unet_folder):
-            checked = check_description(folder)
-            if checked.outcome != "passed":
-                raise ArtSegError(
-                    f"The {folder.name}'s package would not be valid in the Model Zoo: {checked.detail}. Nothing was "
-                    "written; check the options given to export."
-                )
-        paths = [out / shared.classifier_archive, out / shared.unet_archive]
-        with whole_file(paths[0]) as first, whole_file(paths[1]) as second:
-            _zip(classifier, first)
-            _zip(unet_folder, second)
+        drafts = [
+            _classifier(shared, folders["classifier"]),
+            _unet(shared, folders["unet"], classifier_onnx=folders["classifier"] / "weights.onnx"),
+        ]
+        for draft in drafts:
+            for format_version in formats:
+                draft.describe(format_version)
+                checked = check_description(draft.folder)
+                if checked.outcome != "passed":
+                    raise ArtSegError(
+                        f"The {draft.kind}'s package would not be valid in the Model Zoo: {checked.detail}. Nothing "
+                        "was written; check the options given to export."
+                    )
+        written = [(draft, format_version) for format_version in formats for draft in drafts]
+        paths = [out / archive_name(slug, draft.kind, format_version) for draft, format_version in written]
+        with whole_files(paths) as unfinished:
+            for (draft, format_version), path in zip(written, unfinished, strict=True):
+                draft.describe(format_version)
+                _zip(draft.folder, path)
     for path in paths:
         logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
-    return paths
+    return ExportedPackages(*paths)
+
+
+def archive_name(slug: str, kind: str, format_version: str) -> str:
+    """Name a package's file; only the older format stands in the name."""
+    return f"{slug}-{kind}-{OLDER_FORMAT}.zip" if format_version == OLDER_FORMAT else f"{slug}-{kind}.zip"
 
 
 def _slug(name: str) -> str:
@@ -121,7 +152,7 @@ def _slug(name: str) -> str:
 
 
 class _Shared:
-    """What both packages of a run have in common."""
+    """What the packages of a run have in common."""
 
     def __init__(
         self, trained: TrainedRun, slug: str, *, version: str, author: str, maintainer: str | None, licence: str
@@ -132,8 +163,6 @@ class _Shared:
         self.author = author
         self.maintainer = maintainer
         self.licence = licence
-        self.classifier_archive = f"{slug}-classifier.zip"
-        self.unet_archive = f"{slug}-unet.zip"
         prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
         self.classifier_id = f"{prefix}-classifier"
         self.unet_id = f"{prefix}-unet"
@@ -144,17 +173,15 @@ class _Shared:
             max(_TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
         )
 
-    def card_fields(self, *, model_name: str, archive: str, minimum_side: int) -> dict[str, Any]:
+    def card_fields(self, *, model_name: str, minimum_side: int) -> dict[str, Any]:
         result = self.trained.result
         return {
             "name": model_name,
-            "archive": archive,
             "minimum_side": minimum_side,
             "classifier": result.classifier,
             "unet": result.unet,
             "classifier_id": self.classifier_id,
             "unet_id": self.unet_id,
-            "unet_archive": self.unet_archive,
             "cutoff": stated(result.cutoff, missing="0.5"),
             "smallest_artifact_px": result.smallest_artifact_px,
             "gate_threshold": stated(result.gate_threshold, missing="no gate"),
@@ -169,6 +196,47 @@ class _Shared:
             "licence": self.licence,
             "artseg_version": __version__,
         }
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A package but for its description and card, which depend on the format.
+
+    Attributes
+    ----------
+    kind : str
+        'classifier' or 'unet'.
+    folder : Path
+        Holds every other file.
+    content : mapping
+        The description without what depends on the format.
+    card : Path
+        Template of the card.
+    card_fields : mapping
+        What fills it, but for the files' names.
+    slug : str
+        Begins the files' names.
+    """
+
+    kind: str
+    folder: Path
+    content: Mapping[str, Any]
+    card: Path
+    card_fields: Mapping[str, Any]
+    slug: str
+
+    def describe(self, format_version: str) -> None:
+        """Write card and rdf.yaml in a format."""
+        archives = {f"{kind}_archive": archive_name(self.slug, kind, format_version) for kind in ("classifier", "unet")}
+        archive = archive_name(self.slug, self.kind, format_version)
+        older = archive_name(self.slug, self.kind, OLDER_FORMAT)
+        fields = {**self.card_fields, **archives, "archive": archive, "older_archive": older}
+        card = fill_card(self.card, {**fields, "format_version": format_version})
+        (self.folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        content = in_format(
+            self.content, format_version, documentation=self.folder / "README.md", cover=self.folder / "cover.png"
+        )
+        write_yaml(self.folder / "rdf.yaml", content)
 
 
 def _normalised(pixels: NDArray[Any]) -> torch.Tensor:
@@ -200,7 +268,7 @@ def _shapes(binning: int) -> list[tuple[int, int]]:
     ]
 
 
-def _fill_classifier(shared: _Shared, folder: Path) -> None:
+def _classifier(shared: _Shared, folder: Path) -> _Draft:
     shape = shared.trained.result.classifier
     network = shared.trained.classifier
     weights = write_weights(
@@ -215,12 +283,11 @@ def _fill_classifier(shared: _Shared, folder: Path) -> None:
     with torch.no_grad():
         test_output = network(_normalised(shared.test_image)).numpy()
         sample_output = network(_normalised(shared.trained.sample)).numpy()
-    _fill(
+    return _draft(
         shared,
         folder,
-        kind="artseg-classifier",
+        kind="classifier",
         identifier=shared.classifier_id,
-        archive=shared.classifier_archive,
         binning=shape.binning,
         network=network,
         weights=weights,
@@ -230,7 +297,7 @@ def _fill_classifier(shared: _Shared, folder: Path) -> None:
     )
 
 
-def _fill_unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> None:
+def _unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> _Draft:
     shape = shared.trained.result.unet
     network = shared.trained.unet
     weights = write_weights(
@@ -245,12 +312,11 @@ def _fill_unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> None:
     attachment = folder / "classifier.onnx"
     shutil.copyfile(classifier_onnx, attachment)
     digest = sha256(attachment)
-    _fill(
+    return _draft(
         shared,
         folder,
-        kind="artseg-unet",
+        kind="unet",
         identifier=shared.unet_id,
-        archive=shared.unet_archive,
         binning=shape.binning,
         network=network,
         weights=weights,
@@ -266,13 +332,12 @@ def _fill_unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> None:
     )
 
 
-def _fill(
+def _draft(
     shared: _Shared,
     folder: Path,
     *,
     kind: str,
     identifier: str,
-    archive: str,
     binning: int,
     network: nn.Module,
     weights: Mapping[str, WeightFile],
@@ -280,8 +345,8 @@ def _fill(
     sample_output: NDArray[np.float32],
     own: Mapping[str, Any],
     attachments: list[dict[str, str]] | None = None,
-) -> None:
-    """Write everything but the weights: tensors, cover, card and rdf.yaml."""
+) -> _Draft:
+    """Write tensors and cover beside the weights, and put the description together."""
     result = shared.trained.result
     peak = float(test_output.max())
     if not peak > 0:
@@ -299,15 +364,10 @@ def _fill(
     )
     draw_cover(folder / "cover.png", shared.trained.sample, labels > 0)
 
-    sources = cards_folder() / kind
+    sources = cards_folder() / f"artseg-{kind}"
     content = load_yaml(sources / "rdf.yaml")
     model_name = f"{content['name']} ({shared.slug})"
     minimum_side = 32 * binning
-    card = fill_card(
-        sources / "card.md",
-        shared.card_fields(model_name=model_name, archive=archive, minimum_side=minimum_side),
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
     image, output = content["inputs"][0], content["outputs"][0]
     for axis in image["axes"]:
@@ -340,14 +400,13 @@ def _fill(
         "version": shared.version,
         "authors": [{"name": shared.author}],
         "license": shared.licence,
-        "documentation": "README.md",
-        "covers": ["cover.png"],
         "attachments": attachments or [],
         "weights": {name: dict(file.entry) for name, file in weights.items()},
     }
     if shared.maintainer is not None:
         content["maintainers"] = [{"github_user": shared.maintainer}]
-    write_yaml(folder / "rdf.yaml", content)
+    fields = shared.card_fields(model_name=model_name, minimum_side=minimum_side)
+    return _Draft(kind, folder, content, sources / "card.md", fields, shared.slug)
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

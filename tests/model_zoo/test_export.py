@@ -16,6 +16,7 @@ import pytest
 import tifffile
 import torch
 import yaml
+from bioimageio.spec.model.v0_5 import ModelDescr
 from PIL import Image
 
 from artseg_models.errors import ArtSegError
@@ -24,6 +25,7 @@ from artseg_models.packages.check import check_package
 from artseg_models.packages.export import export_packages
 
 FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
+NEWEST = ModelDescr.implemented_format_version
 
 
 def description(package: Path) -> dict[str, Any]:
@@ -32,13 +34,15 @@ def description(package: Path) -> dict[str, Any]:
         return yaml.safe_load(opened.read("rdf.yaml"))
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", ["classifier", "unet", "older_classifier", "older_unet"])
 def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
-    findings = check_package(packages[kind], trust=True, cache=tmp_path)
+    older = kind.startswith("older")  # with the very same weights, so that one format of them less is enough
+    findings = check_package(packages[kind], trust=not older, cache=tmp_path)
     assert {finding.what: finding.outcome for finding in findings} == {
         "read by ArtSeg": "passed",
         "description": "passed",
         **dict.fromkeys(FORMATS, "passed"),
+        "pytorch_state_dict": "not run" if older else "passed",
     }
     # a GitHub user cannot be invented; nothing else may be missing
     assert findings[1].detail.startswith("Missing `maintainers`")
@@ -73,13 +77,25 @@ def test_bioimageio_core_gives_what_torch_gives(
 
 
 @pytest.mark.parametrize("kind", ["classifier", "unet"])
-def test_descriptions_are_of_format_0_5_10_as_older_readers_need_it(packages: dict[str, Path], kind: str) -> None:
-    content = description(packages[kind])
-    assert content["format_version"] == "0.5.10"
-    assert content["id"] == f"artseg-tiny-run-{kind}"
+def test_one_description_comes_in_two_formats(packages: dict[str, Path], kind: str) -> None:
+    newest, older = description(packages[kind]), description(packages[f"older_{kind}"])
+    assert (newest.pop("format_version"), older.pop("format_version")) == (NEWEST, "0.5.10")
+    assert packages[f"older_{kind}"].stem == f"{packages[kind].stem}-0.5.10"
     # mappings since 0.5.11, which no older reader takes
-    assert content["documentation"] == "README.md"
-    assert content["covers"] == ["cover.png"]
+    assert (older.pop("documentation"), older.pop("covers")) == ("README.md", ["cover.png"])
+    card, cover = newest.pop("documentation"), newest.pop("covers")
+    assert card.keys() == cover[0].keys() == {"source", "sha256"}
+    assert older == newest
+    with zipfile.ZipFile(packages[kind]) as first, zipfile.ZipFile(packages[f"older_{kind}"]) as second:
+        assert first.namelist() == second.namelist()
+        differing = {name for name in first.namelist() if first.read(name) != second.read(name)}
+    assert differing == {"rdf.yaml", "README.md"}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unet"])
+def test_descriptions_hold_what_older_readers_need(packages: dict[str, Path], kind: str) -> None:
+    content = description(packages[f"older_{kind}"])
+    assert content["id"] == f"artseg-tiny-run-{kind}"
     assert list(content["weights"]) == list(FORMATS)
     steps = content["inputs"][0]["preprocessing"]
     assert steps == [{"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-12}}], (
@@ -161,6 +177,8 @@ def test_cards_are_complete(packages: dict[str, Path], kind: str) -> None:
     assert "| image f1 | 0.912 |" in card
     assert "| pixel iou | not measured |" in card
     assert "artseg evaluate tiny-run-unet.zip LABELS --split validation" in card
+    assert f"in format {NEWEST} of" in card
+    assert f"`tiny-run-{kind}-0.5.10.zip`" in card
     text = re.sub(r"^ {4}.*$", "", card, flags=re.MULTILINE)  # without code
     assert not re.search(r"\{\{|\}\}|\{%|None|TODO|Undefined", text)
 
@@ -220,18 +238,23 @@ def test_the_test_output_is_not_empty_and_the_tolerance_is_the_zoos(packages: di
 
 
 def test_name_version_and_people_can_be_chosen(run: Path, tmp_path: Path) -> None:
-    classifier, unet = export_packages(
+    exported = export_packages(
         run, tmp_path, name="Lab 7: HeLa", version="1.2.0", author="Lab 7", maintainer="bioimageiobot", licence="MIT"
     )
-    assert (classifier.name, unet.name) == ("lab-7-hela-classifier.zip", "lab-7-hela-unet.zip")
-    content = description(unet)
+    assert [path.name for path in exported] == [
+        "lab-7-hela-classifier.zip",
+        "lab-7-hela-unet.zip",
+        "lab-7-hela-classifier-0.5.10.zip",
+        "lab-7-hela-unet-0.5.10.zip",
+    ]
+    content = description(exported.unet)
     assert (content["version"], content["authors"], content["license"]) == ("1.2.0", [{"name": "Lab 7"}], "MIT")
     assert content["maintainers"] == [{"github_user": "bioimageiobot"}]
 
 
 def test_a_paper_sized_run_without_gate_and_pixel_size(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", binning=1, gate_threshold=None, pixel_size_um=None, validation={}, scorecam={})
-    _, unet = export_packages(run, tmp_path / "out")
+    unet = export_packages(run, tmp_path / "out").unet
     content = description(unet)
     assert content["config"]["artseg"]["gate_threshold"] is None
     assert content["inputs"][0]["axes"][2]["size"]["min"] == 32
@@ -245,7 +268,7 @@ def test_a_paper_sized_run_without_gate_and_pixel_size(make_run: Callable[..., P
 def test_the_same_run_gives_the_same_bytes_but_for_torchscripts_numbers(
     packages: dict[str, Path], run: Path, tmp_path: Path
 ) -> None:
-    again = export_packages(run, tmp_path)[1]
+    again = export_packages(run, tmp_path).unet
     with zipfile.ZipFile(packages["unet"]) as first, zipfile.ZipFile(again) as second:
         assert first.namelist() == second.namelist()
         differing = {name for name in first.namelist() if first.read(name) != second.read(name)}

@@ -21,7 +21,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_writes_into_the_run_unless_told_otherwise(run: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(run), "--name", "elsewhere"])
     assert done.exit_code == 0, done.output
-    written = [run / "packages" / f"elsewhere-{kind}.zip" for kind in ("classifier", "unet")]
+    kinds = ("classifier", "unet", "classifier-0.5.10", "unet-0.5.10")
+    written = [run / "packages" / f"elsewhere-{kind}.zip" for kind in kinds]
     assert [Path(line) for line in done.output.split()] == written
     assert all(path.is_file() for path in written)
 

@@ -252,7 +252,7 @@ def test_tiles_agree_with_the_whole_image(make_run, tmp_path, binning):
     from artseg_models.packages.export import export_packages
 
     run = make_run(tmp_path / "run", binning=binning)
-    package = read_package(export_packages(run, tmp_path / "out")[1])
+    package = read_package(export_packages(run, tmp_path / "out").unet)
     image = np.random.default_rng(5).normal(size=(141, 811 * binning)).astype(np.float32)
     image[50:90, 300:500] += 3
     whole = Predictor(package, device="cpu").predict(image, gate=False)
