@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import write_json, write_text
-from artseg_models.images import BrightfieldImage, find_images, read_image, write_image
+from artseg_models.files import whole_files, write_text
+from artseg_models.images import BrightfieldImage, find_images, read_image, save_image
 from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import Package
 from artseg_models.predict import Prediction, Predictor
@@ -130,7 +131,7 @@ def segment_images(
     Raises
     ------
     ArtSegError
-        Results cannot be written, or two images would write the same file.
+        The table cannot be written, or two images would write the same file.
     """
     stems = _unique_stems(images)
     rows: list[dict[str, object]] = []
@@ -149,18 +150,23 @@ def segment_images(
                 pixel_size_um=image.pixel_size_um,
                 source=str(path),
             )
+            _write(out / stem, image, found, predictor.package, overlay=overlay, geojson=geojson)
         except ArtSegError as error:
-            logger.warning("%s", error)
+            logger.debug("%s", error)  # told at the end
             failed.append((path, str(error)))
             rows.append({"image": str(path), "error": str(error)})
-            continue
-        _write(out / stem, image, found, predictor.package, overlay=overlay, geojson=geojson)
-        rows.append(_row(image, found, predictor.package))
+        else:
+            rows.append(_row(image, found, predictor.package))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(out / "segmentation.csv", table.getvalue())
+    try:
+        write_text(out / "segmentation.csv", table.getvalue())
+    except ArtSegError as error:
+        raise ArtSegError(
+            f"{error} Before that, {len(failed)} of {len(images)} images could not be segmented."
+        ) from error
     return Segmented(table=out / "segmentation.csv", done=len(images) - len(failed), failed=tuple(failed))
 
 
@@ -208,17 +214,20 @@ def _write(
     stem: Path, image: BrightfieldImage, found: Prediction, package: Package, *, overlay: bool, geojson: bool
 ) -> None:
     audit = found.audit(package).fields()
-
-    def beside(ending: str) -> Path:
-        return stem.with_name(stem.name + ending)
-
     size = image.pixel_size_um
-    write_image(beside("_artifacts.tif"), found.mask, audit=audit, pixel_size_um=size)
-    write_image(beside("_probability.tif"), found.probability, audit=audit, pixel_size_um=size)
+    writers: dict[str, Callable[[Path], object]] = {
+        "_artifacts.tif": lambda path: save_image(path, found.mask, audit=audit, pixel_size_um=size),
+        "_probability.tif": lambda path: save_image(path, found.probability, audit=audit, pixel_size_um=size),
+    }
     if overlay:
-        write_image(beside("_overlay.png"), outlined(image.pixels, found.mask), audit=audit)
+        writers["_overlay.png"] = lambda path: save_image(path, outlined(image.pixels, found.mask), audit=audit)
     if geojson:
-        write_json(beside("_artifacts.geojson"), to_geojson(found.labels, properties=audit))
+        outlines = json.dumps(to_geojson(found.labels, properties=audit))
+        writers["_artifacts.geojson"] = lambda path: path.write_bytes(outlines.encode())
+    # all or none: a new mask beside the probability map of an earlier run would mislead
+    with whole_files([stem.with_name(stem.name + ending) for ending in writers]) as places:
+        for write, place in zip(writers.values(), places, strict=True):
+            write(place)
 
 
 def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
