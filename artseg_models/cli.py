@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,9 +27,27 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Artifact masks for brightfield microscopy, learned from image-level labels.",
+    rich_markup_mode="markdown",  # without it, lines of a docstring are not joined to the terminal's width
+    help="""Find dust, fibres, bubbles and dead cells in brightfield images, and mask them.
+
+You sort whole images into clean and artifact; nobody draws outlines. In this order:
+
+1. `artseg labels check LABELS` looks through the sorted images.
+
+2. `artseg train LABELS --out runs/NAME` learns a model from them.
+
+3. `artseg segment IMAGES --model runs/NAME/packages/NAME-unet.zip --out masks` writes the masks; in CellProfiler the
+module SegmentArtifacts does so, after `artseg cellprofiler install`.
+
+`artseg demo` shows all of it on simulated images.""",
 )
 console = Console()
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+_DEVICE_HELP = (
+    "Where the network runs: auto takes a graphics card where there is one, cuda is an NVIDIA card, mps an Apple one, "
+    "cpu the processor."
+)
 
 
 def _show_version(asked: bool) -> None:
@@ -56,25 +75,37 @@ def options(
 
 # ---- labels and simulation ----
 
-labels_app = typer.Typer(no_args_is_help=True, help="Look at labels before training.")
-app.add_typer(labels_app, name="labels")
+_LABELS_HELP = (
+    "A folder with the subfolders clean and artifact; or a table labels.csv with the columns image and label, and if "
+    "wanted split, group and mask; or a folder in the layout of ArtSeg-CHO-M4R."
+)
+
+labels_app = typer.Typer(no_args_is_help=True, help="Look through sorted images before training.")
+app.add_typer(labels_app, name="labels", rich_help_panel="Main job")
 
 
 @labels_app.command("check")
 def labels_check(
-    source: Annotated[Path, typer.Argument(help="A labels.csv, or a folder with clean/ and artifact/.")],
+    source: Annotated[Path, typer.Argument(help=_LABELS_HELP)],
     mask_polarity: Annotated[
         Literal["auto", "artifact-high", "artifact-low"],
-        typer.Option(help="What high values of masks mean; auto finds out for the data set and says why."),
+        typer.Option(
+            help="Only where there are masks: whether artifacts are white (artifact-high) or black (artifact-low) in "
+            "them; auto finds out and says why."
+        ),
     ] = "auto",
 ) -> None:
-    """Look through labels, images and masks; exit with 1 when something must be mended before training."""
+    """Look through labels, images and masks, and say what to mend before training.
+
+    Counts images by class and split, and finds unreadable or missing files, images that occur twice, and groups that
+    lie in more than one split. Ends with exit code 1 when something must be mended.
+    """
     from artseg_models.labels import check_labels
 
     report = check_labels(source, mask_polarity=mask_polarity)
     _show_labels(report)
     if report.errors:
-        raise typer.Exit(1)
+        raise ArtSegError(f"{source} cannot be trained from: mend the {len(report.errors)} errors listed above.")
 
 
 def _show_labels(report: LabelReport) -> None:
@@ -114,8 +145,8 @@ def _show_labels(report: LabelReport) -> None:
     )
 
 
-simulate_app = typer.Typer(no_args_is_help=True, help="Make images whose truth is known.")
-app.add_typer(simulate_app, name="simulate")
+simulate_app = typer.Typer(no_args_is_help=True, help="Make images in which every artifact is known, to try things on.")
+app.add_typer(simulate_app, name="simulate", rich_help_panel="More")
 
 SimulationFolder = Annotated[Path, typer.Argument(help="Folder to write; made if it is not there.", file_okay=False)]
 SimulationSide = Annotated[int, typer.Option(min=32, help="Width and height of a field in pixels.")]
@@ -170,11 +201,11 @@ def simulate_a_plate(
 def train(
     labels: Annotated[
         Path,
-        typer.Argument(help="labels.csv, a folder with clean/ and artifact/, or one in the layout of ArtSeg-CHO-M4R."),
+        typer.Argument(help=_LABELS_HELP),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder, e.g. runs/my-plate.")],
     preset: Annotated[
-        str,
+        Literal["quick", "paper"],
         typer.Option(
             help="quick: small networks on binned images, minutes on a laptop. paper: ResNet50 and the full U-Net for "
             "150 epochs, as published; for a GPU."
@@ -196,39 +227,58 @@ def train(
     ] = None,
     no_export: Annotated[bool, typer.Option("--no-export", help="Train only; run `artseg export` later.")] = False,
 ) -> None:
-    """Learn to find artifacts from labels clean and artifact, two seconds an image.
+    """Learn to find artifacts from images sorted into clean and artifact.
 
-    A classifier learns the labels, ScoreCAM shows which pixels convinced it, a U-Net learns these pixels. Pixel masks
-    are never read, nor are images of the test split. A run that was stopped goes on with the same command.
+    A classifier learns the labels, ScoreCAM shows which pixels convinced it, and a U-Net learns these pixels. Masks
+    are not needed: they are read only if `--set choose_by=masks` asks for it, and images of the test split never.
+
+    The model, for `artseg segment` and CellProfiler, is packages/NAME-unet.zip in the run folder; training.png there
+    shows what was learned. A training that was stopped goes on with the same command.
     """
     from artseg_models.methods import train as train_run
     from artseg_models.packages.export import export_packages
     from artseg_models.report.training import write_training_sheet
-    from artseg_models.training.configuration import parse_overrides
+    from artseg_models.training.configuration import configure, parse_overrides
 
-    overrides = {
-        **parse_overrides(settings or []),
-        **({} if plane is None else {"plane": plane}),
-        **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
-    }
+    try:
+        overrides = {
+            **parse_overrides(settings or []),
+            **({} if plane is None else {"plane": plane}),
+            **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
+        }
+        configure(preset, seed=seed, overrides=overrides)
+    except ArtSegError as error:
+        raise typer.BadParameter(str(error)) from error
     run = train_run(labels, out, preset=preset, seed=seed, overrides=overrides)
     if not (run / "training.png").exists():
         write_training_sheet(run, run / "training.png")
     console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
     if no_export:
         return
-    for package in export_packages(run, run / "packages"):
+    for package in export_packages(run, run / "packages").paths:
         console.print(f"Package: {package}")
 
 
 @app.command(rich_help_panel="Main job")
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="Model Zoo package: a .zip file or a folder.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model: NAME-unet.zip of a training, or another package of the BioImage Model Zoo.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, maps and segmentation.csv.")],
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[Device, typer.Option(help=_DEVICE_HELP)] = "auto",
     cutoff: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Artifact from this probability on. Default: as the model says.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Pixels from this probability on are artifact; lower finds more. Default: as the model says.",
+        ),
     ] = None,
     smallest_artifact: Annotated[
         int | None, typer.Option(min=0, help="Drop artifacts with fewer pixels. Default: as the model says.")
@@ -254,8 +304,9 @@ def segment(
 ) -> None:
     """Write an artifact mask and a probability map for every image, and one table for all.
 
-    NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability 0..1,
-    segmentation.csv a row an image. A file that cannot be used is listed there and at the end; the others are done.
+    NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability of artifact, 0 to 1,
+    and segmentation.csv one row for each image: verdict, area fraction, number of artifacts. A file that cannot be
+    used is listed there and at the end; the others are done.
     """
     if smallest_artifact is not None and smallest_artifact_um2 is not None:
         raise typer.BadParameter("give --smallest-artifact or --smallest-artifact-um2, not both")
@@ -304,14 +355,16 @@ def export_run(
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
 ) -> None:
-    """Write a run's Model Zoo packages: NAME-classifier.zip and NAME-unet.zip, and both for older readers.
+    """Write a run's Model Zoo packages: NAME-unet.zip, NAME-classifier.zip and NAME-combined.zip.
+
+    The combined one gives a mask instead of a map, for programs that only run a network, such as deepImageJ.
 
     Those that end in -0.5.10.zip are the same models in the format that deepImageJ, ilastik and older versions of
     bioimageio.core open.
     """
     from artseg_models.packages.export import export_packages
 
-    paths = export_packages(
+    exported = export_packages(
         run,
         out or run / "packages",
         name=name,
@@ -320,12 +373,12 @@ def export_run(
         maintainer=maintainer,
         licence=licence,
     )
-    for path in paths:
+    for path in exported.paths:
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
-package_app = typer.Typer(no_args_is_help=True, help="Look at model packages.")
-app.add_typer(package_app, name="package")
+package_app = typer.Typer(no_args_is_help=True, help="Look at a model: where it comes from, and whether it is whole.")
+app.add_typer(package_app, name="package", rich_help_panel="More")
 
 
 @package_app.command("info")
@@ -335,6 +388,7 @@ def package_info(package: PackagePath) -> None:
 
     read = read_package(package, any_kind=True)
     origin = "" if read.stated else " (not stated by the package)"
+    numbers = {name: value for name, value in read.validation.items() if isinstance(value, int | float)}
     rows = {
         "id": read.id,
         "name": read.name,
@@ -348,6 +402,8 @@ def package_info(package: PackagePath) -> None:
         "smallest artifact": f"{read.smallest_artifact_px} pixels{origin}",
         "gate": "none" if read.gate_threshold is None else f"{read.gate_threshold:g}",
         "pixel size": "unknown" if read.pixel_size_um is None else f"{read.pixel_size_um:g} um",
+        "trained on": _trained_on(read.training),
+        "validation": ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) or "not stated",
         "preprocessing": ", ".join(operation.id for operation in read.preprocessing) or "none",
         "postprocessing": ", ".join(operation.id for operation in read.postprocessing) or "none",
         "authors": ", ".join(read.authors),
@@ -361,6 +417,16 @@ def package_info(package: PackagePath) -> None:
     for row, value in rows.items():
         table.add_row(row, escape(value))
     console.print(table, highlight=False)
+
+
+def _trained_on(training: Mapping[str, Any]) -> str:
+    """Name a model's labels and how many images of each split they are."""
+    counts: Mapping[str, Mapping[str, int]] = training.get("counts") or {}
+    images = [
+        f"{split}: {', '.join(f'{number} {label}' for label, number in of_split.items())}"
+        for split, of_split in counts.items()
+    ]
+    return "; ".join([str(training.get("source") or "not stated"), *images])
 
 
 @package_app.command("check")
@@ -386,15 +452,17 @@ def package_check(
 # ---- evaluation, demo ----
 
 
-@app.command()
+@app.command(rich_help_panel="Main job")
 def evaluate(
     package: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
-    labels: Annotated[Path, typer.Argument(exists=True, help="A labels.csv, or a folder of labelled images.")],
+    labels: Annotated[Path, typer.Argument(exists=True, help=_LABELS_HELP)],
     split: Annotated[
-        Literal["train", "validation", "test", "all"], typer.Option(help="Which images to score.")
+        Literal["train", "validation", "test", "all"],
+        typer.Option(help="Which images to score; those of the split test took no part in training."),
     ] = "test",
     ignore: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Mask of pixels to leave out of scoring.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Image that is white where pixels are not to be scored."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -405,13 +473,19 @@ def evaluate(
         int | None, typer.Option(min=0, help="Smallest artifact in pixels, instead of the model's own.")
     ] = None,
     gate: Annotated[bool, typer.Option(help="Let the classifier call images clean.")] = True,
-    plane: Annotated[int | None, typer.Option(min=0, help="Plane of files that hold several.")] = None,
-    device: Annotated[Literal["auto", "cuda", "mps", "cpu"], typer.Option(help="Where the model runs.")] = "auto",
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    device: Annotated[Device, typer.Option(help=_DEVICE_HELP)] = "auto",
     mask_polarity: Annotated[
-        Literal["auto", "artifact-high", "artifact-low"], typer.Option(help="What high values of masks mean.")
+        Literal["auto", "artifact-high", "artifact-low"],
+        typer.Option(help="Whether artifacts are white (artifact-high) or black (artifact-low) in the masks."),
     ] = "auto",
 ) -> None:
-    """Score a model's verdicts and masks on labelled images."""
+    """Score a model on labelled images: how many images it calls right, and how well its masks fit drawn ones.
+
+    Precision is the share of what was found that is right, recall the share of the true that was found, F1 their
+    mean, IoU the overlap of found and drawn area divided by their union. Images without a drawn mask count for the
+    verdicts only.
+    """
     from artseg_models.evaluate import Options, read_ignore, write_evaluation
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
@@ -436,7 +510,8 @@ def evaluate(
         write_evaluation(evaluation, out)
         console.print(f"Written to {out}: evaluation.csv, evaluation.json, overlays.png", highlight=False)
     if evaluation.failed:
-        raise typer.Exit(1)
+        listed = "\n".join(f"  {item.path}: {reason}" for item, reason in evaluation.failed)
+        raise ArtSegError(f"{len(evaluation.failed)} of {len(items)} images could not be scored:\n{listed}")
 
 
 def _show_evaluation(evaluation: Evaluation, split: str) -> None:
@@ -456,8 +531,6 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
     console.print(table)
     console.print(f"Rule for images: {evaluation.rule}.", highlight=False)
     console.print(evaluation.audit.line(), highlight=False, soft_wrap=True)
-    for item, reason in evaluation.failed:
-        console.print(f"[bold red]Not scored:[/] {escape(str(item.path))}: {escape(reason)}", highlight=False)
 
 
 @app.command("demo", rich_help_panel="Main job")
@@ -483,7 +556,7 @@ def run_demo(
 # ---- CellProfiler, service ----
 
 cellprofiler_app = typer.Typer(no_args_is_help=True, help="Set up CellProfiler and run pipelines without its window.")
-app.add_typer(cellprofiler_app, name="cellprofiler")
+app.add_typer(cellprofiler_app, name="cellprofiler", rich_help_panel="Main job")
 
 
 @cellprofiler_app.command("install")
@@ -638,9 +711,9 @@ def _names(given: list[str] | None) -> list[str]:
     return [name.strip() for item in given or [] for name in item.split(",") if name.strip()]
 
 
-@app.command()
+@app.command(rich_help_panel="More")
 def serve(
-    device: Annotated[str, typer.Option(help="Where models run: auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[Device, typer.Option(help=_DEVICE_HELP)] = "auto",
     idle_minutes: Annotated[
         float, typer.Option(min=0, help="End after so many minutes without a request; 0 means never.")
     ] = 10.0,
@@ -650,8 +723,6 @@ def serve(
     """Serve models to CellProfiler on this computer; the module SegmentArtifacts starts this by itself."""
     from artseg_models.service import server
 
-    if device not in ("auto", "cuda", "mps", "cpu"):
-        raise typer.BadParameter(f"expected auto, cuda, mps or cpu, got '{device}'", param_hint="--device")
     if status:
         found = server.status(device=device)
         if found is None:
@@ -676,8 +747,19 @@ def main() -> None:
     try:
         app()
     except ArtSegError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        # wherever it happens, it is the disk's or the user's to mend
+        logging.getLogger(__name__).debug("where it happened", exc_info=True)
+        _fail(
+            f"Could not read or write {error.filename or 'a file'}: {error.strerror or error}. Free space, or check "
+            "the path and whether you may write there. With artseg --verbose the place in the program is shown too."
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
