@@ -21,40 +21,47 @@ See Also
 --------
 ^^^^^^^^
 
-**MaskImage** takes the clean mask to blank artifacts in other channels. **MeasureObjectIntensity** with the clean mask
-and **FilterObjects** drop whole objects that artifacts reach. The example pipeline *artifacts_masked* does both.
+**MaskImage** takes the clean mask to blank artifacts in other channels (example pipeline *artifacts_masked*).
+**MeasureArtifactOverlap** measures how much of each object lies under artifacts, so that **FilterObjects** drops whole
+objects (*artifacts_filtered*). **FlagImage** flags images by the measurements (*image_quality*).
 
 What do I get as output?
 ^^^^^^^^^^^^^^^^^^^^^^^^
 
 -  *Artifact mask:* white (1) on artifacts.
 -  *Clean mask:* white (1) where pixels can be used. Pixels that are masked in the input are in neither mask.
--  *Artifact objects:* one object for each connected artifact.
+-  *Artifact objects:* one object for each connected artifact, as it was found, without margin.
 -  *Probability image* (optional): the model's probability of artifact, 0 to 1, before the cutoff.
+
+All of them have the size of the brightfield image, or of the image that they are to match.
 
 Measurements made by this module
 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 
 **Image measurements**, each followed by the name of the artifact objects:
 
--  *ArtSeg_AreaFraction:* share of the unmasked pixels that are artifact, 0 to 1.
+-  *ArtSeg_AreaFraction:* share of the unmasked pixels that the artifact mask covers, 0 to 1.
 -  *ArtSeg_UsableArea:* number of pixels in the clean mask. Masking lowers counts: divide by it.
 -  *ArtSeg_Probability:* the classifier's probability that the image holds an artifact at all; NaN for a model without
    classifier.
--  *ArtSeg_Cutoff, ArtSeg_SmallestArtifact:* the values that were used.
--  *ArtSeg_ModelID, ArtSeg_ModelSHA256:* which model it was, to the bit.
+-  *ArtSeg_Flag* (optional): 1 if the image fails because the area fraction exceeds your limit, else 0.
+-  *ArtSeg_Cutoff, ArtSeg_SmallestArtifact, ArtSeg_GateThreshold:* the values that were used; the last one is NaN where
+   no classifier was asked.
+-  *ArtSeg_ModelID, ArtSeg_ModelVersion, ArtSeg_ModelSHA256:* which model it was, to the bit.
+-  *ArtSeg_SoftwareVersion:* the version of artseg.
 -  *ArtSeg_Device, ArtSeg_Seconds:* where the network ran and for how long.
 -  *Count:* the number of artifact objects.
 
 **Object measurements:**
 
--  *Location_Center_X, Location_Center_Y:* centres of the artifacts.
+-  *ArtSeg_MeanProbability, ArtSeg_MaxProbability:* the model's probability within the artifact.
+-  *Location_Center_X, Location_Center_Y:* centers of the artifacts.
 """  # noqa: D205, D400 - CellProfiler shows this as the module's help, in the form of its own modules
 
 import os
 
 import numpy
-from _artseg_client import segment
+from _artseg_client import check_installation, segment, show_model
 from cellprofiler_core.constants.measurement import (
     COLTYPE_FLOAT,
     COLTYPE_INTEGER,
@@ -67,7 +74,12 @@ from cellprofiler_core.object import Objects
 from cellprofiler_core.preferences import DEFAULT_INPUT_FOLDER_NAME
 from cellprofiler_core.setting import Binary, ValidationError
 from cellprofiler_core.setting.choice import Choice
+from cellprofiler_core.setting.do_something import DoSomething
+from cellprofiler_core.setting.subscriber import ImageSubscriber
 from cellprofiler_core.setting.text import Directory, Filename, Float, ImageName, Integer, LabelName, Text
+from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import maximum as maximum_of_labels
+from scipy.ndimage import mean as mean_of_labels
 
 C_ARTSEG = "ArtSeg"
 
@@ -83,11 +95,24 @@ FEATURES = {
     "Probability": COLTYPE_FLOAT,
     "Cutoff": COLTYPE_FLOAT,
     "SmallestArtifact": COLTYPE_INTEGER,
+    "GateThreshold": COLTYPE_FLOAT,
     "ModelID": COLTYPE_VARCHAR_FORMAT % 255,
+    "ModelVersion": COLTYPE_VARCHAR_FORMAT % 64,
     "ModelSHA256": COLTYPE_VARCHAR_FORMAT % 64,
     "Device": COLTYPE_VARCHAR_FORMAT % 32,
     "Seconds": COLTYPE_FLOAT,
+    "SoftwareVersion": COLTYPE_VARCHAR_FORMAT % 64,
 }
+
+F_FLAG = "Flag"
+
+#: measurement of each artifact object: its column type
+OBJECT_FEATURES = {"MeanProbability": COLTYPE_FLOAT, "MaxProbability": COLTYPE_FLOAT}
+
+#: sides of two images whose masks can be matched are to each other as whole numbers up to the first, or as one to at
+#: most the second: cameras bin by 2, 3, 4, and rarely by more
+LARGEST_TERM = 4
+LARGEST_BINNING = 16
 
 
 class SegmentArtifacts(ImageSegmentation):
@@ -95,7 +120,11 @@ class SegmentArtifacts(ImageSegmentation):
 
     category = "Image Segmentation"
 
-    variable_revision_number = 1
+    variable_revision_number = 2
+
+    doi = {  # noqa: RUF012 - as CellProfiler reads it
+        "Please cite the following when using SegmentArtifacts:": "https://doi.org/10.1038/s41598-022-14703-y"
+    }
 
     def create_settings(self):
         super().create_settings()
@@ -164,6 +193,13 @@ There is no model to fall back on: if this one cannot be used, the pipeline stop
 """,
         )
 
+        self.show_model_button = DoSomething(
+            "Show model",
+            "Show model",
+            self.on_show_model,
+            doc="Press this button to see what the model is, what it was trained on and which cutoff it states.",
+        )
+
         self.cutoff_choice = Choice(
             "Probability cutoff",
             [AS_MODEL, CUSTOM],
@@ -200,6 +236,67 @@ Select *No* to segment every image. A model without classifier segments every im
 """,
         )
 
+        self.gate_choice = Choice(
+            "Threshold of the classifier",
+            [AS_MODEL, CUSTOM],
+            doc=f"""\
+*(Used only if the classifier may pass images)* An image with a lower probability of artifact is taken as clean.
+*{AS_MODEL}* takes the value stated in the model package.
+""",
+        )
+
+        self.gate_threshold = Float(
+            "Lowest image probability",
+            0.5,
+            minval=0,
+            maxval=1,
+            doc="*(Used only with a custom threshold)* Lower lets fewer images pass as clean, higher more.",
+        )
+
+        self.margin = Integer(
+            "Margin around artifacts, in pixels",
+            0,
+            minval=0,
+            doc="""\
+The artifact mask grows by this many pixels in all directions (a dilation with a disk), and the clean mask shrinks, to
+keep halos out. Pixels are those of the brightfield image. The artifact objects stay as they were found.
+""",
+        )
+
+        self.wants_match = Binary(
+            "Match the size of another image?",
+            False,
+            doc="""\
+Select *Yes* if the images to be masked show the same field of view with another number of pixels, for instance
+fluorescence with another binning. All outputs are then resized to it, each pixel taking the value of the nearest one.
+
+Only sizes that are to each other as small whole numbers (1:2, 2:3) are taken, the same along both sides. Otherwise the
+images may show different fields of view: use **Align** or **Resize** first.
+""",
+        )
+
+        self.match_name = ImageSubscriber(
+            "Select the image to match",
+            doc="*(Used only if sizes are matched)* The masks, the probability and the objects get its size.",
+        )
+
+        self.wants_flag = Binary(
+            "Flag images with too much artifact?",
+            False,
+            doc=f"""\
+Select *Yes* to measure *{C_ARTSEG}_{F_FLAG}*: 1 for an image that fails, else 0. The image is processed all the same;
+to skip the rest of the pipeline for it, use **FlagImage** after this module.
+""",
+        )
+
+        self.largest_fraction = Float(
+            "Largest area fraction",
+            0.1,
+            minval=0,
+            maxval=1,
+            doc="*(Used only if images are flagged)* An image fails if a larger share of its pixels is artifact.",
+        )
+
         self.device = Choice(
             "Device",
             DEVICES,
@@ -218,6 +315,13 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
 """,
         )
 
+        self.check_button = DoSomething(
+            "Check installation",
+            "Check installation",
+            self.on_check_installation,
+            doc="Press this button to see whether all that this module needs is there, and what to do if it is not.",
+        )
+
     def settings(self):
         return [
             self.x_name,
@@ -233,6 +337,13 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             self.smallest_choice,
             self.smallest,
             self.wants_gate,
+            self.gate_choice,
+            self.gate_threshold,
+            self.margin,
+            self.wants_match,
+            self.match_name,
+            self.wants_flag,
+            self.largest_fraction,
             self.device,
             self.python,
         ]
@@ -242,10 +353,36 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             (self.probability_name, self.wants_probability.value),
             (self.cutoff, self.cutoff_choice.value == CUSTOM),
             (self.smallest, self.smallest_choice.value == CUSTOM),
+            (self.gate_choice, self.wants_gate.value),
+            (self.gate_threshold, self.wants_gate.value and self.gate_choice.value == CUSTOM),
+            (self.match_name, self.wants_match.value),
+            (self.largest_fraction, self.wants_flag.value),
         )
         # by identity: a setting compares equal to its value
         hidden = [id(setting) for setting, used in used_only_if if not used]
-        return [setting for setting in self.settings() if id(setting) not in hidden]
+        visible = []
+        for setting in self.settings():
+            if id(setting) not in hidden:
+                visible.append(setting)
+            if setting is self.package_file:
+                visible.append(self.show_model_button)
+        return [*visible, self.check_button]
+
+    def upgrade_settings(self, setting_values, variable_revision_number, module_name):
+        if variable_revision_number == 1:
+            # the classifier's threshold, margin, size to match and flag came after "Let the classifier pass..."
+            new = [AS_MODEL, "0.5", "0", "No", "None", "No", "0.1"]
+            setting_values = [*setting_values[:13], *new, *setting_values[13:]]
+            variable_revision_number = 2
+        return setting_values, variable_revision_number
+
+    def on_show_model(self):
+        show_text("Model", show_model(self.package_path(), self.python.value))
+
+    def on_check_installation(self):
+        show_text(
+            "Installation of ArtSeg", check_installation(self.package_path(), self.device.value, self.python.value)
+        )
 
     def validate_module(self, pipeline):
         if not self.package_file.value.strip():
@@ -268,45 +405,60 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             )
         if not self.package_file.value.strip():  # validate_module is not called without a window
             raise ValueError("SegmentArtifacts has no model package. Choose one in its settings.")
-        valid = image.mask if image.has_mask else None
+        valid = image.mask if image.has_mask else numpy.ones(image.pixel_data.shape, bool)
+        matched = self.image_to_match(workspace)
+        # before the network runs, which takes its time
+        raster = nearest_raster(image.pixel_data.shape, matched, self.x_name.value, self.match_name.value)
         segmentation = segment(
             image.pixel_data,
             self.package_path(),
-            valid=valid,
+            valid=valid if image.has_mask else None,
             cutoff=self.cutoff.value if self.cutoff_choice.value == CUSTOM else None,
             smallest_artifact_px=self.smallest.value if self.smallest_choice.value == CUSTOM else None,
             gate=self.wants_gate.value,
+            gate_threshold=self.gate_threshold.value if self.gate_choice.value == CUSTOM else None,
             device=self.device.value,
             python=self.python.value,
             source=f"{self.x_name.value} of image set {workspace.measurements.image_set_number}",
         )
-        artifact = segmentation.labels > 0
-        clean = ~artifact if valid is None else ~artifact & valid
+        grown = with_margin(segmentation.labels > 0, self.margin.value)
+        artifact = (grown & valid)[raster]
+        clean = (~grown & valid)[raster]
+        labels = renumbered(segmentation.labels[raster])
+        probability = segmentation.probability[raster]
 
-        self.add_image(workspace, self.artifact_mask_name.value, artifact, image)
-        self.add_image(workspace, self.clean_mask_name.value, clean, image)
+        parent = image if matched is None else matched
+        images = {self.artifact_mask_name.value: artifact, self.clean_mask_name.value: clean}
         if self.wants_probability.value:
-            self.add_image(workspace, self.probability_name.value, segmentation.probability, image)
+            images[self.probability_name.value] = probability
+        for name, pixels in images.items():
+            mask = valid[raster] if image.has_mask else None
+            workspace.image_set.add(name, Image(pixels, mask=mask, parent_image=parent, convert=False))
 
         objects = Objects()
-        objects.segmented = segmentation.labels
-        objects.parent_image = image
+        objects.segmented = labels
+        objects.parent_image = parent
         workspace.object_set.add_objects(objects, self.y_name.value)
         self.add_measurements(workspace)
 
         values = measured(artifact, clean, segmentation.result)
+        if self.wants_flag.value:
+            values[F_FLAG] = int(values["AreaFraction"] > self.largest_fraction.value)
         for feature, value in values.items():
             workspace.measurements.add_image_measurement(self.measurement_name(feature), value)
+        for feature, value in measured_of_objects(labels, probability).items():
+            workspace.add_measurement(self.y_name.value, "_".join((C_ARTSEG, feature)), value)
 
         if self.show_window:
-            workspace.display_data.pixels = image.pixel_data
-            workspace.display_data.labels = segmentation.labels
+            workspace.display_data.pixels = image.pixel_data[raster]
+            workspace.display_data.labels = labels
             workspace.display_data.clean = clean
-            workspace.display_data.probability = segmentation.probability
+            workspace.display_data.probability = probability
             workspace.display_data.statistics = displayed(values, objects.count, segmentation.result)
 
-    def add_image(self, workspace, name, pixels, parent):
-        workspace.image_set.add(name, Image(pixels, parent_image=parent, convert=False))
+    def image_to_match(self, workspace):
+        """Give the image whose size the outputs get; None for the brightfield image itself."""
+        return workspace.image_set.get_image(self.match_name.value) if self.wants_match.value else None
 
     def display(self, workspace, figure):
         data = workspace.display_data
@@ -336,28 +488,31 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
         return "_".join((C_ARTSEG, feature, self.y_name.value))
 
     def get_measurement_columns(self, pipeline, object_name=None):
-        own = [(IMAGE, self.measurement_name(feature), kind) for feature, kind in FEATURES.items()]
+        own = [(IMAGE, self.measurement_name(feature), kind) for feature, kind in self.image_features().items()]
+        objects = self.y_name.value
+        own += [(objects, "_".join((C_ARTSEG, feature)), kind) for feature, kind in OBJECT_FEATURES.items()]
         return own + super().get_measurement_columns(pipeline, object_name)
 
+    def image_features(self):
+        return {**FEATURES, F_FLAG: COLTYPE_INTEGER} if self.wants_flag.value else FEATURES
+
     def get_categories(self, pipeline, object_name):
-        own = [C_ARTSEG] if object_name == IMAGE else []
+        own = [C_ARTSEG] if object_name in (IMAGE, self.y_name.value) else []
         return own + super().get_categories(pipeline, object_name)
 
     def get_measurements(self, pipeline, object_name, category):
-        if object_name == IMAGE and category == C_ARTSEG:
-            return list(FEATURES)
+        if category == C_ARTSEG:
+            own = {IMAGE: self.image_features(), self.y_name.value: OBJECT_FEATURES}
+            return list(own.get(object_name, {}))
         return super().get_measurements(pipeline, object_name, category)
 
     def get_measurement_objects(self, pipeline, object_name, category, measurement):
-        if measurement in self.get_measurements(pipeline, object_name, category) and category == C_ARTSEG:
+        if (object_name, category) == (IMAGE, C_ARTSEG) and measurement in self.image_features():
             return [self.y_name.value]
         return []
 
     def prepare_to_create_batch(self, workspace, fn_alter_path):
         self.package_folder.alter_for_create_batch_files(fn_alter_path)
-
-    def upgrade_settings(self, setting_values, variable_revision_number, module_name):
-        return setting_values, variable_revision_number
 
 
 def measured(artifact, clean, result):
@@ -371,11 +526,101 @@ def measured(artifact, clean, result):
         "Probability": float("nan") if probability is None else probability,
         "Cutoff": result["cutoff"],
         "SmallestArtifact": result["smallest_artifact_px"],
+        "GateThreshold": float("nan") if result["gate_threshold"] is None else result["gate_threshold"],
         "ModelID": result["model_id"],
+        "ModelVersion": result["model_version"],
         "ModelSHA256": result["model_sha256"],
         "Device": result["device"],
         "Seconds": result["seconds"],
+        "SoftwareVersion": result["artseg"],
     }
+
+
+def measured_of_objects(labels, probability):
+    """Measurements of each artifact object: arrays of N values, by feature."""
+    numbers = numpy.arange(1, labels.max() + 1)
+    return {
+        "MeanProbability": numpy.asarray(mean_of_labels(probability, labels, numbers), float),
+        "MaxProbability": numpy.asarray(maximum_of_labels(probability, labels, numbers), float),
+    }
+
+
+def with_margin(artifact, margin):
+    """Grow a mask (y, x) bool by a disk of `margin` pixels radius."""
+    if not margin or not artifact.any():
+        return artifact
+    return distance_transform_edt(~artifact) <= margin
+
+
+def renumbered(labels):
+    """Close gaps in the numbers of objects, 1..N: those too thin for a coarser raster are gone."""
+    numbers, inverse = numpy.unique(labels, return_inverse=True)
+    inverse = inverse.reshape(labels.shape)
+    return (inverse if numbers[0] == 0 else inverse + 1).astype(numpy.int32)
+
+
+def nearest_raster(shape, matched, name, matched_name):
+    """Index an image of `shape` (y, x) so that it gets the size of the image to match, by its nearest pixels.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the brightfield image.
+    matched : Image or None
+        Image of the same field of view; None: the brightfield image itself.
+    name, matched_name : str
+        Of both, for the message.
+
+    Returns
+    -------
+    tuple
+        To index an array of `shape` by.
+
+    Raises
+    ------
+    ValueError
+        The sizes are in no simple ratio.
+    """
+    if matched is None:
+        return (slice(None), slice(None))
+    wanted = matched.pixel_data.shape[:2]
+    ratio = simple_ratio(shape, wanted) if matched.dimensions == 2 else None
+    if ratio is None:
+        raise ValueError(
+            f"SegmentArtifacts cannot match its masks to {matched_name}: {name} has {' x '.join(map(str, shape))} "
+            f"pixels, {matched_name} {' x '.join(map(str, matched.pixel_data.shape))}, which is no simple ratio (such "
+            "as 1:2 or 2:3, the same along both sides), so they may show different fields of view. Use Align for "
+            "shifted or cropped images, Resize for other sizes, before this module."
+        )
+    ours, theirs = ratio
+    rows, columns = (
+        numpy.minimum((2 * numpy.arange(there) + 1) * ours // (2 * theirs), here - 1)
+        for here, there in zip(shape, wanted)
+    )
+    return numpy.ix_(rows, columns)
+
+
+def simple_ratio(shape, wanted):
+    """Find whole numbers (ours, theirs) as which the sides of two images are to each other; None if there are none.
+
+    A camera that bins drops the last pixels of an odd side: less than a pixel of the coarser image may be missing.
+    """
+    for ours in range(1, LARGEST_BINNING + 1):
+        for theirs in range(1, LARGEST_BINNING + 1):
+            if min(ours, theirs) > 1 and max(ours, theirs) > LARGEST_TERM:
+                continue
+            if all(abs(here * theirs - there * ours) < max(ours, theirs) for here, there in zip(shape, wanted)):
+                return ours, theirs
+    return None
+
+
+def show_text(title, text):
+    """Show a text in a window of CellProfiler."""
+    import wx  # only with a window
+    from wx.lib.dialogs import ScrolledMessageDialog
+
+    with ScrolledMessageDialog(wx.GetActiveWindow(), text, title, size=(760, 420)) as dialog:
+        dialog.ShowModal()
 
 
 def displayed(values, count, result):

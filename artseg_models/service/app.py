@@ -155,6 +155,7 @@ def _segment(body: bytes, options: SegmentOptions, models: ModelCache) -> bytes:
         cutoff=options.cutoff,
         smallest_artifact_px=options.smallest_artifact_px,
         gate=options.gate,
+        gate_threshold=options.gate_threshold,
         source=options.source,
     )
     logger.info(

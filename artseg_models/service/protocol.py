@@ -41,6 +41,8 @@ class SegmentOptions(BaseModel):
         Objects with fewer pixels are dropped.
     gate : bool
         Whether the model's classifier may call the whole image clean.
+    gate_threshold : float or None
+        Image probability from which on the classifier sees an artifact, 0..1.
     source : str
         Names the image in errors.
     """
@@ -51,6 +53,7 @@ class SegmentOptions(BaseModel):
     cutoff: float | None = Field(default=None, ge=0, le=1)
     smallest_artifact_px: int | None = Field(default=None, ge=0)
     gate: bool = True
+    gate_threshold: float | None = Field(default=None, ge=0, le=1)
     source: str = "image"
 
 

@@ -4,6 +4,7 @@ Runs in CellProfiler's Python, so it needs only the standard library and numpy, 
 """
 
 from ._errors import ServiceError
+from ._inform import check_installation, show_model
 from ._segment import Segmentation, segment
 
-__all__ = ["Segmentation", "ServiceError", "segment"]
+__all__ = ["Segmentation", "ServiceError", "check_installation", "segment", "show_model"]

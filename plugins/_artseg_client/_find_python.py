@@ -50,9 +50,26 @@ def artseg_command(setting=""):
     )
 
 
+def installed_version():
+    """Version of artseg that installed this client; None where it came another way."""
+    return _noted("artseg")
+
+
+def not_installed(python):
+    """Tell what to do where a Python turned out to lack artseg."""
+    return (
+        f"artseg is not installed in {python}. Install it there: {python} -m pip install artseg; "
+        "or, if it is in another Python, run there: artseg cellprofiler install"
+    )
+
+
 def _installed_python():
+    return _noted("python")
+
+
+def _noted(name):
     try:
         with open(INSTALLATION, encoding="utf-8") as opened:
-            return json.load(opened)["python"]
+            return json.load(opened)[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -26,6 +26,7 @@ def segment(
     cutoff=None,
     smallest_artifact_px=None,
     gate=True,
+    gate_threshold=None,
     device="auto",
     python="",
     source="image",
@@ -46,6 +47,8 @@ def segment(
         Objects with fewer pixels are dropped; None: as the model says.
     gate : bool
         Whether the model's classifier may call the whole image clean.
+    gate_threshold : float, optional
+        Image probability from which on the classifier sees an artifact; None: as the model says.
     device : str
         "auto", "cuda", "mps" or "cpu".
     python : str
@@ -57,7 +60,8 @@ def segment(
     -------
     Segmentation
         `result` holds model_id, model_name, model_version, model_sha256, image_probability (None without
-        classifier), gate_open, cutoff, smallest_artifact_px, device, seconds, artseg.
+        classifier), gate_open, gate_threshold (None where no gate was used), cutoff, smallest_artifact_px, device,
+        seconds, artseg.
 
     Raises
     ------
@@ -75,6 +79,7 @@ def segment(
         "cutoff": cutoff,
         "smallest_artifact_px": smallest_artifact_px,
         "gate": bool(gate),
+        "gate_threshold": gate_threshold,
         "source": source,
     }
     body = _body(pixels, valid)

@@ -11,7 +11,7 @@ import time
 
 from ._ask import PROTOCOL_VERSION, GoneError, ask, error_message
 from ._errors import ServiceError
-from ._find_python import artseg_command
+from ._find_python import artseg_command, not_installed
 from ._place import log_path, read_rendezvous, rendezvous_path
 
 #: exit code of a service that found another in its place; stands also in `artseg_models/service/server.py`
@@ -126,17 +126,23 @@ def _start(device, command, start_seconds):
     )
 
 
-def _launch(command, device, log):
-    """Start a service that outlives this process and takes nothing of it along."""
+def child_environment():
+    """Give the variables for a Python that is not CellProfiler's."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-    if environment.get("ARTSEG_STATE_DIR"):
-        environment["ARTSEG_STATE_DIR"] = os.path.dirname(log)
     if getattr(sys, "frozen", False):
         for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):  # the desktop app points them into itself
             original = environment.pop(name + "_ORIG", None)
             environment.pop(name, None)
             if original:
                 environment[name] = original
+    return environment
+
+
+def _launch(command, device, log):
+    """Start a service that outlives this process and takes nothing of it along."""
+    environment = child_environment()
+    if environment.get("ARTSEG_STATE_DIR"):
+        environment["ARTSEG_STATE_DIR"] = os.path.dirname(log)
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     else:
@@ -167,8 +173,5 @@ def _launch(command, device, log):
 
 def _why_it_died(command, code, log, lines):
     if "No module named" in lines and "artseg_models" in lines:
-        return (
-            f"artseg is not installed in {command[0]}. Install it there: {command[0]} -m pip install artseg; "
-            "or, if it is in another Python, run there: artseg cellprofiler install"
-        )
+        return not_installed(command[0])
     return f"artseg's service ended at its start with exit code {code}. Its log is {log} and ends with:\n{lines}"

@@ -1,6 +1,7 @@
 """Runs in CellProfiler's own Python: the module on images made here. Prints its findings as JSON."""
 
 import json
+import os
 import sys
 
 import cellprofiler_core
@@ -10,9 +11,12 @@ from cellprofiler_core.pipeline import Pipeline
 from cellprofiler_core.setting import ValidationError
 from inside_common import columns_against_measurements, is_plain, load_plugins, message_of
 from inside_common import run as run_on
+from scipy.ndimage import binary_dilation
 
-plugins, package, pipelines, brightfield = sys.argv[1:]
+plugins, package, pipelines, brightfield, old = sys.argv[1:]
 load_plugins(plugins)
+
+from _artseg_client import check_installation, show_model  # noqa: E402
 
 
 def new_module():
@@ -27,8 +31,34 @@ def new_module():
     return module
 
 
-def run(module, image):
-    return run_on(module, {"Brightfield": image})
+def run(module, image, **others):
+    return run_on(module, {"Brightfield": image, **others})
+
+
+def outputs(workspace):
+    """Give artifact mask, clean mask, probability and labels."""
+    images = [
+        workspace.image_set.get_image(name).pixel_data for name in ("ArtifactMask", "CleanMask", "ArtifactProbability")
+    ]
+    return [*images, workspace.object_set.get_objects("Artifacts").segmented]
+
+
+def image_measurement(workspace, feature):
+    return workspace.measurements.get_current_image_measurement(f"ArtSeg_{feature}_Artifacts")
+
+
+def dilated_with_disk(mask, radius):
+    y, x = numpy.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return binary_dilation(mask, y * y + x * x <= radius * radius)
+
+
+def without_artseg(function):
+    """Ask as on a computer where nobody told where artseg is."""
+    known = os.environ.pop("ARTSEG_PYTHON")
+    try:
+        return function()
+    finally:
+        os.environ["ARTSEG_PYTHON"] = known
 
 
 found = {}
@@ -74,6 +104,89 @@ found["nothing_found"] = {
     "cutoff": float(workspace.measurements.get_current_image_measurement("ArtSeg_Cutoff_Artifacts")),
 }
 
+module.cutoff_choice.value = "As the model says"
+module.gate_choice.value = "Custom"
+module.gate_threshold.value = 1.0
+module.wants_flag.value = True
+workspace = run(module, Image(pixels))
+found["gated"] = {
+    "count": int(workspace.object_set.get_objects("Artifacts").count),
+    "threshold": float(image_measurement(workspace, "GateThreshold")),
+    "flag": int(image_measurement(workspace, "Flag")),
+}
+
+module = new_module()
+plain = run(module, Image(pixels))
+artifact, _, probability, labels = outputs(plain)
+objects = range(1, labels.max() + 1)
+found["of_objects"] = {
+    feature: [
+        [float(value) for value in plain.measurements.get_current_measurement("Artifacts", f"ArtSeg_{feature}")],
+        [float(summarise(probability[labels == number])) for number in objects],
+    ]
+    for feature, summarise in (("MeanProbability", numpy.mean), ("MaxProbability", numpy.max))
+}
+module.wants_flag.value = True
+module.largest_fraction.value = 0.001
+module.margin.value = 5
+grown = run(module, Image(pixels, mask=mask))
+dilated, clean, _, labels_grown = outputs(grown)
+found["margin"] = {
+    "is_dilation_with_disk": bool(
+        (dilated == (dilated_with_disk(labels_grown > 0, 5) & mask)).all() and (dilated > (labels_grown > 0)).any()
+    ),
+    "clean_is_the_rest": bool((clean == (~dilated & mask)).all()),
+    "flag": int(image_measurement(grown, "Flag")),
+}
+found["flag_columns"] = columns_against_measurements(module, grown, ("Image", "Artifacts"))
+
+module = new_module()
+module.wants_match.value = True
+module.match_name.value = "DNA"
+found["matched"] = {}
+for name, shape in (
+    ("half", (100, 120)),
+    ("double", (400, 480)),
+    ("two_thirds", (133, 160)),
+    ("same", (200, 240)),
+):
+    workspace = run(module, Image(pixels, mask=mask), DNA=Image(numpy.ones(shape)))
+    resized = outputs(workspace)
+    labels = resized[3]
+    expected = [
+        array[
+            numpy.ix_(
+                *(
+                    numpy.minimum(((numpy.arange(n) + 0.5) * m / n).astype(int), m - 1)
+                    for n, m in zip(shape, (200, 240))  # noqa: B905 - Python 3.9
+                )
+            )
+        ]
+        for array in outputs(run(new_module(), Image(pixels, mask=mask)))
+    ]
+    found["matched"][name] = {
+        "shapes": sorted({array.shape for array in resized}),
+        "equal": [float((resized[i] == expected[i]).mean()) for i in range(3)],
+        "labels": [int(label) for label in numpy.unique(labels)],
+        "usable": [int(image_measurement(workspace, "UsableArea")), int(resized[1].sum())],
+        "in_both": int((resized[0] & resized[1]).sum()),
+        "displayed": sorted(
+            {value.shape for value in workspace.display_data.__dict__.values() if hasattr(value, "shape")}
+        ),
+    }
+found["no_ratio"] = message_of(lambda: run(module, Image(pixels), DNA=Image(numpy.ones((190, 240)))))
+found["no_ratio_sides"] = message_of(lambda: run(module, Image(pixels), DNA=Image(numpy.ones((100, 240)))))
+
+found["shown_model"] = show_model(package)
+found["shown_missing_model"] = show_model(package + ".nowhere")
+found["checked"] = check_installation(package)
+found["checked_without_model"] = check_installation(package + ".nowhere")
+found["checked_wrong_python"] = without_artseg(lambda: check_installation(package, python="/no/such/python"))
+found["doi"] = module.doi
+found["help"] = module.get_help()
+found["buttons"] = [setting.text for setting in module.visible_settings() if type(setting).__name__ == "DoSomething"]
+found["saved_buttons"] = [setting.text for setting in module.settings() if type(setting).__name__ == "DoSomething"]
+
 found["colour"] = message_of(run, new_module(), Image(numpy.dstack([pixels, pixels / 2, pixels])))
 bad = pixels.copy()
 bad[3, 4] = numpy.nan
@@ -85,6 +198,17 @@ found["validated"] = message_of(module.validate_module, None)
 found["missing"] = message_of(run, module, Image(pixels))
 module.package_file.value = ""
 found["blank"] = message_of(run, module, Image(pixels))
+
+
+def old_pipelines():
+    """Load pipelines that earlier revisions saved; gives their settings by text."""
+    loaded = {}
+    for name in sorted(os.listdir(old)):
+        pipeline = Pipeline()
+        pipeline.load(os.path.join(old, name))
+        (module,) = [known for known in pipeline.modules() if known.module_name == "SegmentArtifacts"]
+        loaded[name] = {setting.text: setting.value_text for setting in module.settings()}
+    return loaded
 
 
 def problems_of_examples():
@@ -112,9 +236,11 @@ if cellprofiler_core.__version__.startswith("4"):  # its own modules ask Java wh
     start_java()
     try:
         found["pipelines"] = problems_of_examples()
+        found["old"] = old_pipelines()
     finally:
         stop_java()
 else:
     found["pipelines"] = problems_of_examples()
+    found["old"] = old_pipelines()
 
 sys.stdout.write("FOUND" + json.dumps(found))

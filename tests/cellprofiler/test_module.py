@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artseg_models import __version__
+from artseg_models.packages.read import read_package
 from artseg_models.simulate import SimulatedField
 
 
@@ -23,7 +25,9 @@ def found(
     """What `inside_cellprofiler.py` found out."""
     image = tmp_path_factory.mktemp("image") / "brightfield.npy"
     np.save(image, (fields["A01_s1"].brightfield / 65535).astype(np.float32))
-    return ask_inside("inside_cellprofiler.py", package, repository / "plugins" / "pipelines", image)
+    return ask_inside(
+        "inside_cellprofiler.py", package, repository / "plugins" / "pipelines", image, Path(__file__).parent / "data"
+    )
 
 
 def test_masked_pixels_are_in_neither_mask(found: dict[str, Any]) -> None:
@@ -54,6 +58,85 @@ def test_declared_measurements_are_the_made_ones(found: dict[str, Any]) -> None:
 
 def test_no_artifact_is_no_failure(found: dict[str, Any]) -> None:
     assert found["nothing_found"] == {"count": 0, "centres": 0, "clean": True, "cutoff": 1.0}
+
+
+def test_the_classifiers_threshold_can_be_set(found: dict[str, Any]) -> None:
+    assert found["gated"] == {"count": 0, "threshold": 1.0, "flag": 0}
+
+
+def test_each_artifact_has_its_probability(found: dict[str, Any]) -> None:
+    for said, expected in found["of_objects"].values():
+        assert len(said) > 0
+        assert said == pytest.approx(expected)
+
+
+def test_a_margin_grows_the_mask_and_leaves_the_objects(found: dict[str, Any]) -> None:
+    assert found["margin"] == {"is_dilation_with_disk": True, "clean_is_the_rest": True, "flag": 1}
+    assert found["flag_columns"] == {"undeclared": [], "unmeasured": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("half", [100, 120]), ("double", [400, 480]), ("two_thirds", [133, 160]), ("same", [200, 240])]
+)
+def test_masks_match_the_size_of_another_image(found: dict[str, Any], name: str, shape: list[int]) -> None:
+    matched = found["matched"][name]
+    assert matched["shapes"] == matched["displayed"] == [shape]
+    # 133 is not quite two thirds of 200: its last rows may be off by one
+    assert min(matched["equal"][:2]) > 0.99 if name == "two_thirds" else matched["equal"] == [1, 1, 1]
+    assert matched["labels"] == list(range(len(matched["labels"])))
+    assert len(matched["labels"]) > 1
+    assert matched["usable"][0] == matched["usable"][1] > 0
+    assert matched["in_both"] == 0
+
+
+def test_sizes_in_no_simple_ratio_are_refused(found: dict[str, Any]) -> None:
+    for message in (found["no_ratio"], found["no_ratio_sides"]):
+        assert "Brightfield has 200 x 240 pixels, DNA" in message
+        assert "Use Align for shifted or cropped images, Resize for other sizes" in message
+
+
+def test_the_buttons_tell_of_model_and_installation(found: dict[str, Any], package: Path) -> None:
+    assert found["buttons"] == ["Show model", "Check installation"]
+    assert found["saved_buttons"] == []  # a button is no setting
+    read = read_package(package)
+    for said in (read.name, read.version, read.sha256, "0.4", "25 pixels", "labels.csv"):
+        assert said in found["shown_model"]
+    assert "There is no model package at" in found["shown_missing_model"]
+    assert "All that SegmentArtifacts needs is there" in found["checked"]
+    assert found["checked"].count("[ok]") == 3
+    assert f"artseg {__version__}" in found["checked"]
+    assert found["checked_without_model"].count("[ok]") == 2
+    assert "[missing] There is no model package at" in found["checked_without_model"]
+    assert found["checked_wrong_python"].startswith("[missing] Expected the Python that has artseg at /no/such/python")
+    assert "run: artseg cellprofiler install" in found["checked_wrong_python"]
+
+
+def test_help_and_citation_are_there(found: dict[str, Any]) -> None:
+    assert list(found["doi"].values()) == ["https://doi.org/10.1038/s41598-022-14703-y"]
+    for said in ("Supports 2D?", "ArtSeg_UsableArea", "Match the size of another image?", "Largest area fraction"):
+        assert said in found["help"]
+    assert "problematic" not in found["help"]  # how docutils marks what it could not read
+
+
+def test_pipelines_of_earlier_revisions_open_as_they_were(found: dict[str, Any]) -> None:
+    settings = found["old"]["segmentartifacts_revision_1.cppipe"]
+    kept = {
+        "Select the brightfield image": "Brightfield",
+        "Name the clean mask": "CleanMask",
+        "Model package": "artseg-unet.zip",
+        "Cutoff": "0.35",
+        "Smallest artifact, in pixels": "80",
+        "Let the classifier pass clean images?": "No",
+        "Device": "cpu",
+        "Python that has artseg": "/opt/artseg/bin/python",
+    }
+    added = {
+        "Threshold of the classifier": "As the model says",
+        "Margin around artifacts, in pixels": "0",
+        "Match the size of another image?": "No",
+        "Flag images with too much artifact?": "No",
+    }
+    assert {text: settings[text] for text in kept | added} == kept | added
 
 
 def test_bad_input_is_told_clearly(found: dict[str, Any]) -> None:

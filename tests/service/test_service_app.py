@@ -141,7 +141,12 @@ def test_too_much_is_refused(service: InProcess, package: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [({"cutoff": 2}, "cutoff"), ({"smallest_artifact_px": -1}, "smallest_artifact_px"), ({"cutof": 0.5}, "cutof")],
+    [
+        ({"cutoff": 2}, "cutoff"),
+        ({"gate_threshold": -1}, "gate_threshold"),
+        ({"smallest_artifact_px": -1}, "smallest_artifact_px"),
+        ({"cutof": 0.5}, "cutof"),
+    ],
 )
 def test_options_that_are_wrong_are_named(
     service: InProcess, package: Path, image: np.ndarray, more: dict[str, object], message: str
