@@ -183,7 +183,7 @@ def evaluate(
         try:
             last, score = _score(predictor, item, scored, options, plane)
         except ArtSegError as error:
-            logger.warning("%s was not scored: %s", item.path, error)
+            logger.debug("%s was not scored: %s", item.path, error)  # told at the end
             failed.append((item, str(error)))
         else:
             scores.append(score)

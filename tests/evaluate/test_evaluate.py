@@ -294,4 +294,4 @@ def test_command_line(package: Path, labels: LabelSet, tmp_path: Path) -> None:
     (tmp_path / "dim.tif").write_bytes(b"no image")
     broken = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source)])
     assert broken.exit_code == 1
-    assert "dim.tif" in broken.output.replace("\n", "")
+    assert "dim.tif" in str(broken.exception)
