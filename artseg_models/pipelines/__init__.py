@@ -1,0 +1,1 @@
+"""CellProfiler pipelines as text: reading them without losing a byte, and inserting SegmentArtifacts."""
