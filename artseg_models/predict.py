@@ -304,7 +304,7 @@ class Predictor:
 
     def _probability(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
         """Run the network on a preprocessed image (y, x); gives the map and in how many tiles."""
-        if image.size <= self._whole_px * self.package.binning**2:
+        if self.package.whole_images_only or image.size <= self._whole_px * self.package.binning**2:
             return self._whole(image, source), 1
         return self._tiled(image, source)
 

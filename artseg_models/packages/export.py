@@ -1,4 +1,4 @@
-"""From a finished training run to Model Zoo packages: classifier and U-Net, each in two formats."""
+"""From a finished training run to Model Zoo packages: classifier, U-Net, and both in one; each in two formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from artseg_models.bundle import cards_folder
 from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256, whole_files
 from artseg_models.images import normalise
-from artseg_models.networks import resnet, unet
+from artseg_models.networks import combined, resnet, unet
 from artseg_models.packages.cards import (
     counts_table,
     draw_cover,
@@ -42,6 +42,7 @@ from artseg_models.predict import artifact_objects
 
 logger = logging.getLogger(__name__)
 
+_KINDS = ("classifier", "unet", "combined")
 #: pixels along a side of the test image, before binning asks for more
 _TEST_SIDE = 192
 
@@ -51,16 +52,24 @@ class ExportedPackages(NamedTuple):
 
     Attributes
     ----------
-    classifier, unet : Path
-        In the newest format.
-    older_classifier, older_unet : Path
+    classifier, unet, combined : Path
+        In the newest format. No `combined` where the model finds nothing in the run's sample image, since every
+        reader's test would pass on anything then.
+    older_classifier, older_unet, older_combined : Path
         The same models in format 0.5.10, which every reader opens.
     """
 
     classifier: Path
     unet: Path
+    combined: Path | None
     older_classifier: Path
     older_unet: Path
+    older_combined: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Those that were written."""
+        return [path for path in self if path is not None]
 
 
 def export_packages(
@@ -111,13 +120,16 @@ def export_packages(
     formats = (newest_format(), OLDER_FORMAT)
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
         shared = _Shared(trained, slug, version=version, author=author, maintainer=maintainer, licence=licence)
-        folders = {kind: Path(temporary) / kind for kind in ("classifier", "unet")}
+        folders = {kind: Path(temporary) / kind for kind in _KINDS}
         for folder in folders.values():
             folder.mkdir()
         drafts = [
             _classifier(shared, folders["classifier"]),
             _unet(shared, folders["unet"], classifier_onnx=folders["classifier"] / "weights.onnx"),
         ]
+        both = _combined(shared, folders["combined"])
+        if both is not None:
+            drafts.append(both)
         for draft in drafts:
             for format_version in formats:
                 draft.describe(format_version)
@@ -135,7 +147,16 @@ def export_packages(
                 _zip(draft.folder, path)
     for path in paths:
         logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
-    return ExportedPackages(*paths)
+    places = {(draft.kind, format_version): path for (draft, format_version), path in zip(written, paths, strict=True)}
+    newest, older = formats
+    return ExportedPackages(
+        places["classifier", newest],
+        places["unet", newest],
+        places.get(("combined", newest)),
+        places["classifier", older],
+        places["unet", older],
+        places.get(("combined", older)),
+    )
 
 
 def archive_name(slug: str, kind: str, format_version: str) -> str:
@@ -166,6 +187,7 @@ class _Shared:
         prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
         self.classifier_id = f"{prefix}-classifier"
         self.unet_id = f"{prefix}-unet"
+        self.combined_id = f"{prefix}-combined"
         self.probability = _probability(trained.unet, trained.sample)
         self.test_image = _around_peak(
             trained.sample,
@@ -182,6 +204,7 @@ class _Shared:
             "unet": result.unet,
             "classifier_id": self.classifier_id,
             "unet_id": self.unet_id,
+            "combined_id": self.combined_id,
             "cutoff": stated(result.cutoff, missing="0.5"),
             "smallest_artifact_px": result.smallest_artifact_px,
             "gate_threshold": stated(result.gate_threshold, missing="no gate"),
@@ -205,7 +228,7 @@ class _Draft:
     Attributes
     ----------
     kind : str
-        'classifier' or 'unet'.
+        'classifier', 'unet' or 'combined'.
     folder : Path
         Holds every other file.
     content : mapping
@@ -227,7 +250,7 @@ class _Draft:
 
     def describe(self, format_version: str) -> None:
         """Write card and rdf.yaml in a format."""
-        archives = {f"{kind}_archive": archive_name(self.slug, kind, format_version) for kind in ("classifier", "unet")}
+        archives = {f"{kind}_archive": archive_name(self.slug, kind, format_version) for kind in _KINDS}
         archive = archive_name(self.slug, self.kind, format_version)
         older = archive_name(self.slug, self.kind, OLDER_FORMAT)
         fields = {**self.card_fields, **archives, "archive": archive, "older_archive": older}
@@ -274,7 +297,7 @@ def _classifier(shared: _Shared, folder: Path) -> _Draft:
     weights = write_weights(
         network,
         folder,
-        architecture=Path(resnet.__file__),
+        architecture=[Path(resnet.__file__)],
         arguments=shape.model_dump(),
         output="probabilities",
         output_axes=("batch", "channel"),
@@ -291,6 +314,7 @@ def _classifier(shared: _Shared, folder: Path) -> _Draft:
         binning=shape.binning,
         network=network,
         weights=weights,
+        test_image=shared.test_image,
         test_output=test_output,
         sample_output=sample_output,
         own={"gate_threshold": shared.trained.result.gate_threshold},
@@ -303,7 +327,7 @@ def _unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> _Draft:
     weights = write_weights(
         network,
         folder,
-        architecture=Path(unet.__file__),
+        architecture=[Path(unet.__file__)],
         arguments=shape.model_dump(),
         output="probability",
         output_axes=("batch", "channel", "y", "x"),
@@ -320,6 +344,7 @@ def _unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> _Draft:
         binning=shape.binning,
         network=network,
         weights=weights,
+        test_image=shared.test_image,
         test_output=_probability(network, shared.test_image)[None, None],
         sample_output=shared.probability,
         own={
@@ -332,6 +357,84 @@ def _unet(shared: _Shared, folder: Path, *, classifier_onnx: Path) -> _Draft:
     )
 
 
+def _combined(shared: _Shared, folder: Path) -> _Draft | None:
+    """Put gate, U-Net and cutoff into one graph; None where it finds nothing in the sample, so cannot be tested."""
+    result = shared.trained.result
+    gate_threshold = 0.0 if result.gate_threshold is None else result.gate_threshold
+    arguments: dict[str, Any] = {
+        "classifier": result.classifier.model_dump(),
+        "unet": result.unet.model_dump(),
+        "cutoff": result.cutoff,
+        "gate_threshold": gate_threshold,
+    }
+    network = combined.GatedUNet(**arguments).eval()
+    network.classifier.load_state_dict(shared.trained.classifier.state_dict())
+    network.unet.load_state_dict(shared.trained.unet.state_dict())
+
+    def decided(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say where the last digits of a probability cannot turn the mask."""
+        given = torch.as_tensor(image)
+        with torch.no_grad():
+            gate = (network.classifier(given)[:, 1] - gate_threshold).abs() > TOLERANCE
+            cut = (network.unet(given) - result.cutoff).abs() > TOLERANCE
+        return (cut & gate[:, None, None, None]).numpy()
+
+    def mask(image: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return network(_normalised(image)).numpy()
+
+    # the surroundings of the likeliest artifact, else the whole image: what the gate lets pass and is not at its edge
+    candidates = [shared.test_image, shared.trained.sample.astype(np.float32)]
+    test_image = next(
+        (image for image in candidates if mask(image).any() and decided(normalise(image)[None, None]).mean() > 0.99),
+        None,
+    )
+    if test_image is None:
+        logger.warning(
+            "No combined package is written: gate and cutoff leave no artifact in %s, so a reader's test would pass on "
+            "anything. Choose an image with an artifact that the model finds, or train longer.",
+            shared.trained.folder / "sample.tiff",
+        )
+        return None
+    binning = max(result.unet.binning, result.classifier.binning)
+    weights = write_weights(
+        network,
+        folder,
+        architecture=[Path(str(module.__file__)) for module in (resnet, unet, combined)],
+        arguments=arguments,
+        output="mask",
+        output_axes=("batch", "channel", "y", "x"),
+        shapes=_shapes(binning),
+        images=[normalise(test_image)[None, None]],
+        decided=decided,
+    )
+    return _draft(
+        shared,
+        folder,
+        kind="combined",
+        identifier=shared.combined_id,
+        binning=binning,
+        network=network,
+        weights=weights,
+        test_image=test_image,
+        test_output=mask(test_image),
+        sample_output=mask(shared.trained.sample),
+        own={
+            # what is left to do with the mask; what was done to get it stands under `inside`
+            "cutoff": 0.5,
+            "smallest_artifact_px": result.smallest_artifact_px,
+            "gate_threshold": None,
+            "whole_images_only": True,
+            "inside": {
+                "cutoff": result.cutoff,
+                "gate_threshold": result.gate_threshold,
+                "classifier": shared.classifier_id,
+                "unet": shared.unet_id,
+            },
+        },
+    )
+
+
 def _draft(
     shared: _Shared,
     folder: Path,
@@ -341,6 +444,7 @@ def _draft(
     binning: int,
     network: nn.Module,
     weights: Mapping[str, WeightFile],
+    test_image: NDArray[np.float32],
     test_output: NDArray[np.float32],
     sample_output: NDArray[np.float32],
     own: Mapping[str, Any],
@@ -354,7 +458,7 @@ def _draft(
             f"The network of {identifier} gives nothing but 0 on {shared.trained.folder / 'sample.tiff'}, so that a "
             "reader's test would pass on anything. Choose an image with an artifact, or train longer."
         )
-    _write_array(folder / "test_input.npy", shared.test_image[None, None])
+    _write_array(folder / "test_input.npy", test_image[None, None])
     _write_array(folder / "test_output.npy", test_output)
     tifffile.imwrite(folder / "sample_input.tif", shared.trained.sample, compression="zlib", metadata=None)
     # the Zoo's readers take no .npy here, so the classifier's two numbers are an image as well

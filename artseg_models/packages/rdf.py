@@ -99,6 +99,7 @@ class ArtSegConfig(_Part):
     gate_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     pixel_size_um: float | None = Field(default=None, gt=0.0)
     binning: int = Field(default=1, ge=1)
+    whole_images_only: bool = False
     classifier: ArtSegClassifier | None = None
     training: Mapping[str, Any] = Field(default_factory=dict)
     scorecam: Mapping[str, Any] = Field(default_factory=dict)

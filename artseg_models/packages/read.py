@@ -90,6 +90,8 @@ class Package:
         Probability of the classifier from which an image counts as holding an artifact; None: no gate.
     pixel_size_um : float or None
         Pixel size of the training images.
+    whole_images_only : bool
+        The model decides on the image as a whole, so it may not be run in tiles.
     classifier : Path or None
         ONNX file of the classifier, which takes what the segmentation takes and gives (batch, 2): clean, artifact.
     stated : bool
@@ -123,6 +125,7 @@ class Package:
     gate_threshold: float | None
     pixel_size_um: float | None
     binning: int
+    whole_images_only: bool
     classifier: Path | None
     stated: bool
     weights: Mapping[str, Path]
@@ -356,6 +359,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         gate_threshold=config.gate_threshold if config and classifier else None,
         pixel_size_um=config.pixel_size_um if config else None,
         binning=config.binning if config else 1,
+        whole_images_only=config.whole_images_only if config else False,
         classifier=classifier,
         stated=config is not None,
         weights=MappingProxyType(weights),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-import shutil
 import struct
 import sys
 import warnings
@@ -39,6 +38,8 @@ _exporter: Any = torch.onnx
 _onnx: Any = onnx
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+#: gives for images (batch, 1, y, x) where in the output formats must agree, of the output's shape
+Decided = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ def write_weights(
     network: nn.Module,
     folder: Path,
     *,
-    architecture: Path,
-    arguments: Mapping[str, int],
+    architecture: Sequence[Path],
+    arguments: Mapping[str, Any],
     output: str,
     output_axes: Sequence[str],
     shapes: Sequence[tuple[int, int]],
+    images: Sequence[NDArray[np.float32]] = (),
+    decided: Decided | None = None,
 ) -> dict[str, WeightFile]:
     """Write state dict (with its architecture file), TorchScript and ONNX, and compare each with the network.
 
@@ -75,8 +78,9 @@ def write_weights(
         In evaluation mode on the CPU; takes (batch, 1, y, x) float32.
     folder : Path
         Where the files go.
-    architecture : Path
-        Python file that defines the network's class and needs nothing but torch.
+    architecture : sequence of Path
+        Python files that define the network's class and need nothing but torch and those before them; the last one
+        names the file they become.
     arguments : mapping
         What the class was built with.
     output : str
@@ -84,7 +88,11 @@ def write_weights(
     output_axes : sequence of str
         'batch', 'channel', 'y', 'x' as the output has them.
     shapes : sequence of (int, int)
-        Image sizes (y, x) to compare at.
+        Sizes (y, x) of noise to compare on.
+    images : sequence of ndarray
+        More images, (batch, 1, y, x), normalised, to compare on.
+    decided : callable, optional
+        Where formats must agree, for a network that cuts; all of the output if not given.
 
     Returns
     -------
@@ -96,8 +104,8 @@ def write_weights(
     ArtSegError
         A format differs from the network by more than `TOLERANCE`, or is of another opset or IR than asked for.
     """
-    copied = folder / architecture.name
-    shutil.copyfile(architecture, copied)
+    copied = folder / architecture[-1].name
+    copied.write_text(_joined(architecture), encoding="utf-8", newline="\n")
     version = torch.__version__.split("+")[0]
     state_dict, script, graph = (
         folder / "weights.pt",
@@ -118,7 +126,8 @@ def write_weights(
             "torchscript": _run_torchscript(script),
             "onnx": _run_onnx(graph),
         },
-        shapes,
+        [*_noise(shapes), *images],
+        decided,
     )
     return {
         "pytorch_state_dict": WeightFile(
@@ -154,6 +163,16 @@ def write_weights(
             },
         ),
     }
+
+
+def _joined(architecture: Sequence[Path]) -> str:
+    """Make one file of several that import from each other: readers of a package load a single one."""
+    sources = [path.read_text(encoding="utf-8") for path in architecture]
+    joined = [sources[0]]
+    for source in sources[1:]:
+        lines = source.splitlines(keepends=True)
+        joined.append("".join(line for line in lines if not line.startswith(("from __future__", "from artseg_models"))))
+    return "\n\n".join(joined)
 
 
 def _write_state_dict(network: nn.Module, path: Path) -> None:
@@ -217,7 +236,7 @@ def _write_onnx(
         )
 
 
-def _run_state_dict(architecture: Path, class_name: str, arguments: Mapping[str, int], state_dict: Path) -> Run:
+def _run_state_dict(architecture: Path, class_name: str, arguments: Mapping[str, Any], state_dict: Path) -> Run:
     """Build the network from the copied file, as a reader of the package does."""
     name = f"_artseg_exported_{architecture.stem}"
     specification = importlib.util.spec_from_file_location(name, architecture)
@@ -259,13 +278,21 @@ def _run_onnx(path: Path) -> Run:
     return run
 
 
-def _compare(network: nn.Module, formats: Mapping[str, Run], shapes: Sequence[tuple[int, int]]) -> None:
+def _noise(shapes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
+    """Make images of noise, (batch, 1, y, x), every other one a batch of two."""
     random = np.random.default_rng(0)
+    return [random.standard_normal((1 + index % 2, 1, *shape), dtype=np.float32) for index, shape in enumerate(shapes)]
+
+
+def _compare(
+    network: nn.Module, formats: Mapping[str, Run], images: Sequence[NDArray[np.float32]], decided: Decided | None
+) -> None:
     reference = _run_module(network)
     largest = dict.fromkeys(formats, 0.0)
-    for index, (height, width) in enumerate(shapes):
-        image = random.standard_normal((1 + index % 2, 1, height, width), dtype=np.float32)
+    for image in images:
+        height, width = image.shape[2:]
         expected = reference(image)
+        counted = np.ones(expected.shape, np.bool_) if decided is None else decided(image)
         for name, run in formats.items():
             found = run(image)
             if found.shape != expected.shape:
@@ -273,7 +300,7 @@ def _compare(network: nn.Module, formats: Mapping[str, Run], shapes: Sequence[tu
                     f"The exported {name} gives the shape {found.shape} where the network gives {expected.shape}, for "
                     f"an image of {height} x {width} pixels. Nothing was written; please report this."
                 )
-            difference = float(np.abs(found.astype(np.float64) - expected).max())
+            difference = float(np.abs(found.astype(np.float64) - expected)[counted].max(initial=0))
             if not difference <= TOLERANCE:  # also where it is not a number
                 raise ArtSegError(
                     f"The exported {name} differs from the network by {difference:.2g} for an image of "

@@ -24,6 +24,7 @@ from artseg_models.packages import export, weights
 from artseg_models.packages.check import check_package
 from artseg_models.packages.export import export_packages
 
+KINDS = ("classifier", "unet", "combined")
 FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
 NEWEST = ModelDescr.implemented_format_version
 
@@ -34,7 +35,7 @@ def description(package: Path) -> dict[str, Any]:
         return yaml.safe_load(opened.read("rdf.yaml"))
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet", "older_classifier", "older_unet"])
+@pytest.mark.parametrize("kind", [*KINDS, *(f"older_{kind}" for kind in KINDS)])
 def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
     older = kind.startswith("older")  # with the very same weights, so that one format of them less is enough
     findings = check_package(packages[kind], trust=not older, cache=tmp_path)
@@ -51,7 +52,7 @@ def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Pa
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # bioimageio.core leaves files open
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_bioimageio_core_gives_what_torch_gives(
     packages: dict[str, Path],
@@ -65,7 +66,7 @@ def test_bioimageio_core_gives_what_torch_gives(
     from bioimageio.spec import load_model_description
 
     model = load_model_description(packages[kind])
-    pixels = sample[:97, :131].astype(np.float32)
+    pixels = sample[:, :130].astype(np.float32)
     with create_prediction_pipeline(model, weight_format=weight_format) as pipeline:
         given = create_sample_for_model(model, inputs={"image": pixels[None, None]})
         found = next(iter(pipeline.predict_sample_without_blocking(given).members.values())).data.values
@@ -76,7 +77,7 @@ def test_bioimageio_core_gives_what_torch_gives(
     assert np.abs(found - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_description_comes_in_two_formats(packages: dict[str, Path], kind: str) -> None:
     newest, older = description(packages[kind]), description(packages[f"older_{kind}"])
     assert (newest.pop("format_version"), older.pop("format_version")) == (NEWEST, "0.5.10")
@@ -92,7 +93,7 @@ def test_one_description_comes_in_two_formats(packages: dict[str, Path], kind: s
     assert differing == {"rdf.yaml", "README.md"}
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_descriptions_hold_what_older_readers_need(packages: dict[str, Path], kind: str) -> None:
     content = description(packages[f"older_{kind}"])
     assert content["id"] == f"artseg-tiny-run-{kind}"
@@ -129,14 +130,14 @@ def test_every_file_is_listed_and_nothing_else_is_packed(packages: dict[str, Pat
 
 def test_settings_of_the_run_travel_in_the_package(packages: dict[str, Path]) -> None:
     ours = description(packages["unet"])["config"]["artseg"]
-    assert (ours["cutoff"], ours["smallest_artifact_px"], ours["gate_threshold"]) == (0.42, 25, 0.3)
+    assert (ours["cutoff"], ours["smallest_artifact_px"], ours["gate_threshold"]) == (0.6, 25, 0.01)
     assert (ours["binning"], ours["pixel_size_um"]) == (2, 0.59)
     assert ours["classifier"]["id"] == description(packages["classifier"])["id"]
     assert ours["training"]["counts"]["train"] == {"clean": 7, "artifact": 9}
     assert ours["validation"] == {"image_f1": 0.91234, "pixel_iou": None}
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_onnx_has_the_opset_and_ir_that_deepimagej_opens(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(packages[kind]) as opened:
         model = onnx.load(opened.extract("weights.onnx", tmp_path))
@@ -146,7 +147,7 @@ def test_onnx_has_the_opset_and_ir_that_deepimagej_opens(packages: dict[str, Pat
     assert [dim.dim_param or dim.dim_value for dim in image] == ["batch", 1, "y", "x"]
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_folder_of_this_machine_is_packed(packages: dict[str, Path], kind: str, repository: Path) -> None:
     with zipfile.ZipFile(packages[kind]) as opened:
         for name in opened.namelist():
@@ -159,7 +160,7 @@ def test_no_folder_of_this_machine_is_packed(packages: dict[str, Path], kind: st
                     assert not any(b"site-packages" in inner.read(record) for record in inner.namelist())
 
 
-@pytest.mark.parametrize("kind", ["classifier", "unet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_cards_are_complete(packages: dict[str, Path], kind: str) -> None:
     with zipfile.ZipFile(packages[kind]) as opened:
         card = opened.read("README.md").decode()
@@ -184,7 +185,7 @@ def test_cards_are_complete(packages: dict[str, Path], kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("kind", "result"), [("classifier", "artifact"), ("unet", "mask")])
+@pytest.mark.parametrize(("kind", "result"), [("classifier", "artifact"), ("unet", "mask"), ("combined", "mask")])
 def test_the_python_on_the_cards_runs(
     packages: dict[str, Path],
     sample: np.ndarray,
@@ -195,15 +196,16 @@ def test_the_python_on_the_cards_runs(
 ) -> None:
     with zipfile.ZipFile(packages[kind]) as opened:
         card = opened.read("README.md").decode()
-    code = card.split("**Python.**")[1].split("\n\nor,")[0].split("\n\n**")[0]
+    code = re.split(r"\n\nor,|\n\n\*\*|\n## ", card.split("**Python.**")[1])[0]
     shutil.copy(packages[kind], tmp_path)
     tifffile.imwrite(tmp_path / "image.tif", sample)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ARTSEG_CACHE", str(tmp_path / "cache"))
     names: dict[str, Any] = {}
     exec(textwrap.dedent(code), names)
-    if kind == "unet":
+    if kind != "classifier":
         assert names[result].shape == sample.shape
+        assert names[result].dtype == bool
     else:
         assert abs(float(names["clean"] + names[result]) - 1) < 1e-5
 
@@ -241,11 +243,9 @@ def test_name_version_and_people_can_be_chosen(run: Path, tmp_path: Path) -> Non
     exported = export_packages(
         run, tmp_path, name="Lab 7: HeLa", version="1.2.0", author="Lab 7", maintainer="bioimageiobot", licence="MIT"
     )
-    assert [path.name for path in exported] == [
-        "lab-7-hela-classifier.zip",
-        "lab-7-hela-unet.zip",
-        "lab-7-hela-classifier-0.5.10.zip",
-        "lab-7-hela-unet-0.5.10.zip",
+    assert [path.name for path in exported.paths] == [
+        *(f"lab-7-hela-{kind}.zip" for kind in KINDS),
+        *(f"lab-7-hela-{kind}-0.5.10.zip" for kind in KINDS),
     ]
     content = description(exported.unet)
     assert (content["version"], content["authors"], content["license"]) == ("1.2.0", [{"name": "Lab 7"}], "MIT")
@@ -309,7 +309,7 @@ def test_another_opset_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_failure_leaves_older_packages_as_they_were(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in ("classifier", "unet"):
+    for kind in KINDS:
         (tmp_path / f"tiny-run-{kind}.zip").write_bytes(b"older")
     zipped = export._zip
 
@@ -322,8 +322,7 @@ def test_a_failure_leaves_older_packages_as_they_were(
     with pytest.raises(ArtSegError, match="No space left on device"):
         export_packages(run, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
-        "tiny-run-classifier.zip": b"older",
-        "tiny-run-unet.zip": b"older",
+        f"tiny-run-{kind}.zip": b"older" for kind in KINDS
     }
 
 

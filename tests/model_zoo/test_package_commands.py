@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_writes_into_the_run_unless_told_otherwise(run: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(run), "--name", "elsewhere"])
     assert done.exit_code == 0, done.output
-    kinds = ("classifier", "unet", "classifier-0.5.10", "unet-0.5.10")
+    kinds = [f"{kind}{older}" for older in ("", "-0.5.10") for kind in ("classifier", "unet", "combined")]
     written = [run / "packages" / f"elsewhere-{kind}.zip" for kind in kinds]
     assert [Path(line) for line in done.output.split()] == written
     assert all(path.is_file() for path in written)
@@ -33,7 +33,7 @@ def test_info_shows_identity_and_settings(packages: dict[str, Path]) -> None:
     shown = dict(line.split("  ", 1) for line in done.output.splitlines() if "  " in line)
     assert shown["id"].strip() == "artseg-tiny-run-unet"
     assert len(shown["SHA-256"].strip()) == 64
-    assert shown["cutoff"].strip() == "0.42"
+    assert shown["cutoff"].strip() == "0.6"
     assert shown["smallest artifact"].strip() == "25 pixels"
 
 

@@ -62,7 +62,7 @@ def test_our_package_states_its_settings(packages: dict[str, Path], tmp_path: Pa
     package = read_package(packages["unet"], cache=tmp_path)
     assert package.id == "artseg-tiny-run-unet"
     assert package.sha256 == hashlib.sha256(packages["unet"].read_bytes()).hexdigest()
-    assert (package.cutoff, package.smallest_artifact_px, package.gate_threshold) == (0.42, 25, 0.3)
+    assert (package.cutoff, package.smallest_artifact_px, package.gate_threshold) == (0.6, 25, 0.01)
     assert (package.pixel_size_um, package.binning, package.stated) == (0.59, 2, True)
     assert set(package.weights) == {"pytorch_state_dict", "torchscript", "onnx"}
     assert package.classifier is not None

@@ -70,7 +70,7 @@ def test_it_finds_its_bundle_without_a_checkout(repository: Path, run_installed:
     assert (plugins / "segmentartifacts.py").is_file()
     examples = ("artifacts_filtered", "artifacts_masked", "image_quality", "no_masking")
     assert sorted(path.stem for path in pipelines.glob("*.cppipe")) == list(examples)
-    assert sorted(path.name for path in cards.iterdir()) == ["artseg-classifier", "artseg-unet"]
+    assert sorted(path.name for path in cards.iterdir()) == ["artseg-classifier", "artseg-combined", "artseg-unet"]
 
 
 def test_it_installs_the_module_into_a_plugins_folder(run_installed: Run, tmp_path: Path) -> None:
