@@ -69,8 +69,10 @@ def options(
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_level=verbose)],
     )
-    for noisy in ("matplotlib", "PIL", "httpx", "urllib3", "bioimageio", "tifffile"):
+    for noisy in ("matplotlib", "PIL", "httpx", "urllib3", "bioimageio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # it logs what it then raises
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 # ---- labels and simulation ----
@@ -436,16 +438,27 @@ def package_check(
         bool, typer.Option("--trust", help="Also test the state dict, which runs the package's own Python.")
     ] = False,
 ) -> None:
-    """Test a package with the Model Zoo's own reader; exit with 1 when something fails."""
+    """Say which programs open a package and why not, and test it with the Model Zoo's own reader.
+
+    Whether a program opens it follows from rules, each with its source; only what the second table names was run.
+    Exits with 1 when ArtSeg does not open it or the Zoo's test fails.
+    """
     from artseg_models.packages.check import check_package
 
-    findings = check_package(package, trust=trust)
-    table = Table("checked", "outcome", "detail")
+    found = check_package(package, trust=trust)
+    if found.consumers:
+        programs = Table("program", "opens it", "why not, or what to know", "rule from")
+        for verdict in found.consumers:
+            opens = "[green]yes[/]" if verdict.opens else "[red]no[/]"
+            reasons, sources = (escape("; ".join(texts)) for texts in (verdict.reasons, verdict.sources))
+            programs.add_row(verdict.consumer, opens, reasons, sources)
+        console.print(programs, highlight=False)
+    table = Table("tried here", "outcome", "detail")
     colours = {"passed": "green", "failed": "red", "not run": "yellow"}
-    for finding in findings:
+    for finding in found.findings:
         table.add_row(finding.what, f"[{colours[finding.outcome]}]{finding.outcome}[/]", escape(finding.detail))
     console.print(table, highlight=False)
-    if any(finding.outcome == "failed" for finding in findings):
+    if found.failed:
         raise typer.Exit(1)
 
 
