@@ -1,4 +1,4 @@
-"""Whether a package opens and gives its author's numbers: ArtSeg's reader, then the Zoo's own test of each format."""
+"""Whether a package opens and gives its author's numbers: by rules of many programs, then by the Zoo's own test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from artseg_models.errors import ArtSegError
-from artseg_models.packages.read import RUNNABLE_FORMATS, Package, read_package
+from artseg_models.packages.consumers import ARTSEG, CORE_011, Verdict, would_open
+from artseg_models.packages.rdf import find_description, load_yaml
+from artseg_models.packages.read import RUNNABLE_FORMATS, open_package
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -35,7 +37,29 @@ class Finding:
     detail: str = ""
 
 
-def check_package(path: Path, *, trust: bool = False, cache: Path | None = None) -> list[Finding]:
+@dataclass(frozen=True)
+class Check:
+    """What was found about a package.
+
+    Attributes
+    ----------
+    consumers : tuple of Verdict
+        Which programs open it, by their rules; empty for a file that cannot be unpacked.
+    findings : tuple of Finding
+        What was tried: unpacking it, the Zoo's check of its description, and of each weight format.
+    """
+
+    consumers: tuple[Verdict, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether ArtSeg does not open it, or something that was tried failed."""
+        refused = any(not verdict.opens for verdict in self.consumers if verdict.consumer in (ARTSEG, CORE_011))
+        return refused or any(finding.outcome == "failed" for finding in self.findings)
+
+
+def check_package(path: Path, *, trust: bool = False, cache: Path | None = None) -> Check:
     """Check a package, ours or any other.
 
     Parameters
@@ -49,25 +73,27 @@ def check_package(path: Path, *, trust: bool = False, cache: Path | None = None)
 
     Returns
     -------
-    list of Finding
-        Reading, the description, then each weight format.
+    Check
+        What was found; nothing is raised for a package that is damaged.
     """
     try:
-        package = read_package(path, cache=cache, any_kind=True)
+        path, folder, _ = open_package(path, cache=cache)
+        consumers = tuple(would_open(folder, path=path, cache=cache))
     except ArtSegError as error:
-        return [Finding("read by ArtSeg", "failed", str(error))]
-    findings = [Finding("read by ArtSeg", "passed", f"{package.kind}, format {package.format_version}")]
-    findings.append(check_description(package.folder))
+        return Check((), (Finding("unpacked, files as stated", "failed", str(error)),))
+    content = load_yaml(find_description(folder))
+    findings = [Finding("unpacked, files as stated", "passed", f"format {content.get('format_version')}")]
+    findings.append(check_description(folder))
     if findings[-1].outcome == "failed":
-        return findings
-    for weight_format in package.weights:
+        return Check(consumers, tuple(findings))
+    for weight_format in [name for name, entry in content["weights"].items() if entry is not None]:
         if weight_format in RUNNABLE_FORMATS or trust:
-            findings.append(_check_weights(package, weight_format))
+            findings.append(_check_weights(folder, weight_format))
         else:
             findings.append(
                 Finding(weight_format, "not run", "runs Python from the package; allow it with --trust if you know it")
             )
-    return findings
+    return Check(consumers, tuple(findings))
 
 
 def check_description(folder: Path) -> Finding:
@@ -85,15 +111,16 @@ def check_description(folder: Path) -> Finding:
         failed = _messages(summary.details, "errors")
         warned = _messages(summary.details, "warnings")
         outcome: Outcome = "failed" if summary.status == "failed" else "passed"
-    return Finding("description", outcome, "; ".join(failed or warned))
+        filled = f"{summary.metadata_completeness:.0%} of the fields filled, by the Zoo's measure"
+    return Finding("description", outcome, "; ".join([*(failed or warned), filled]))
 
 
-def _check_weights(package: Package, weight_format: str) -> Finding:
+def _check_weights(folder: Path, weight_format: str) -> Finding:
     from bioimageio.core import test_description
 
     run: Any = test_description
     with _quiet_zoo():
-        summary = run(package.folder, weight_format=weight_format, expected_type="model", devices=["cpu"])
+        summary = run(folder, weight_format=weight_format, expected_type="model", devices=["cpu"])
         passed = summary.status == "passed"
         tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
         detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))

@@ -214,6 +214,32 @@ def read_package(path: Path, *, cache: Path | None = None, any_kind: bool = Fals
     ArtSegError
         It is missing, damaged or unsafe to unpack, a SHA-256 differs, or ArtSeg cannot run such a model.
     """
+    path, folder, digest = open_package(path, cache=cache)
+    return _package(path, folder, digest, any_kind=any_kind)
+
+
+def open_package(path: Path, *, cache: Path | None = None) -> tuple[Path, Path, str]:
+    """Unpack a package and verify every file whose SHA-256 it states, whatever model it holds.
+
+    Parameters
+    ----------
+    path, cache
+        As in `read_package`.
+
+    Returns
+    -------
+    path : Path
+        The zip file or folder.
+    folder : Path
+        Where its files lie.
+    digest : str
+        SHA-256 of the zip file; of a folder, over its files' names and hashes in sorted order.
+
+    Raises
+    ------
+    ArtSegError
+        It is missing, damaged or unsafe to unpack, or a SHA-256 differs.
+    """
     path = Path(path)
     if path.name in ("rdf.yaml", "bioimageio.yaml") and path.is_file():
         path = path.parent
@@ -229,7 +255,7 @@ def read_package(path: Path, *, cache: Path | None = None, any_kind: bool = Fals
         folder = _unpacked(path, digest, cache or default_cache())
     else:
         raise ArtSegError(f"Expected a Model Zoo package (a zip file or a folder) at {path}, but nothing is there.")
-    return _package(path, folder, digest, any_kind=any_kind)
+    return path, folder, digest
 
 
 def default_cache() -> Path:
