@@ -52,33 +52,6 @@ def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Pa
     assert re.fullmatch(r"[^;]*; \d+% of the fields filled, by the Zoo's measure", findings[1].detail)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # bioimageio.core leaves files open
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("weight_format", FORMATS)
-def test_bioimageio_core_gives_what_torch_gives(
-    packages: dict[str, Path],
-    networks: dict[str, torch.nn.Module],
-    sample: np.ndarray,
-    kind: str,
-    weight_format: Any,
-) -> None:
-    from bioimageio.core import create_prediction_pipeline
-    from bioimageio.core.digest_spec import create_sample_for_model
-    from bioimageio.spec import load_model_description
-
-    model = load_model_description(packages[kind])
-    pixels = sample[:, :130].astype(np.float32)
-    with create_prediction_pipeline(model, weight_format=weight_format) as pipeline:
-        given = create_sample_for_model(model, inputs={"image": pixels[None, None]})
-        found = next(iter(pipeline.predict_sample_without_blocking(given).members.values())).data.values
-    normal = (pixels - pixels.mean(dtype=np.float64)) / (pixels.std(dtype=np.float64) + 1e-12)
-    with torch.no_grad():
-        expected = networks[kind](torch.from_numpy(normal[None, None].astype(np.float32))).numpy()
-    assert expected.std() > 0
-    assert np.abs(found - expected).max() < 1e-4
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_description_comes_in_two_formats(packages: dict[str, Path], kind: str) -> None:
     newest, older = description(packages[kind]), description(packages[f"older_{kind}"])
