@@ -18,8 +18,7 @@ YES          NO           YES
 
 Pixels that are masked in the artifact mask do not count as artifact.
 
-See Also
---------
+See also
 ^^^^^^^^
 
 **SegmentArtifacts**, **FilterObjects**, **ClassifyObjects**. The example pipeline *artifacts_filtered* measures the
@@ -46,7 +45,7 @@ Measurements made by this module
    than any artifact could be, so that filters, classifiers and mean values need no special case.
 -  *ArtSeg_TouchesArtifact:* 1 if an artifact overlaps the object or borders on it by a side or a corner of a pixel,
    else 0.
-"""  # noqa: D205, D400 - CellProfiler shows this as the module's help, in the form of its own modules
+"""  # noqa: D205, D400, D405, D407 - CellProfiler shows this as the module's help, in the form of its own modules
 
 import numpy
 from cellprofiler_core.constants.measurement import COLTYPE_FLOAT, COLTYPE_INTEGER
@@ -112,14 +111,14 @@ Binary image that is white (1) on artifacts, as **SegmentArtifacts** makes it. I
             artifact = artifact & image.mask
         distances = distance_to_artifact(artifact)
 
-        rows = []
+        columns = []
         for name in self.objects_list.value:
             objects = workspace.object_set.get_objects(name)
             check_same_size(artifact.shape, objects.shape, self.mask_name.value, name)
             values = overlap(objects.ijv, objects.indices, artifact, distances)
             for feature, value in values.items():
                 workspace.add_measurement(name, self.measurement_name(feature), value)
-            rows.append(displayed(name, values))
+            columns.append(displayed(values))
 
         if self.show_window:
             workspace.display_data.artifact = artifact
@@ -128,7 +127,7 @@ Binary image that is white (1) on artifacts, as **SegmentArtifacts** makes it. I
                 for name in self.objects_list.value
             ]
             workspace.display_data.names = list(self.objects_list.value)
-            workspace.display_data.rows = rows
+            workspace.display_data.columns = columns
 
     def display(self, workspace, figure):
         data = workspace.display_data
@@ -137,10 +136,11 @@ Binary image that is white (1) on artifacts, as **SegmentArtifacts** makes it. I
             0,
             0,
             data.artifact,
-            title=f"{self.mask_name.value} (white) and objects, outlined",
+            title=f"{self.mask_name.value}, objects outlined",
             cplabels=[{"name": name, "labels": planes} for name, planes in zip(data.names, data.labels)],
         )
-        figure.subplot_table(1, 0, data.rows, col_labels=COLUMNS)
+        # upright: a table that is wider than its half of the window is cut
+        figure.subplot_table(1, 0, list(zip(*data.columns)), col_labels=data.names, row_labels=ROWS)
 
     def measurement_name(self, feature):
         return "_".join((C_ARTSEG, feature, self.mask_name.value))
@@ -226,11 +226,11 @@ def overlap(ijv, indices, artifact, distances):
     }
 
 
-COLUMNS = ["Objects", "Number", "Touched", "More than half covered", "Mean overlap"]
+ROWS = ["Objects", "Touched", "Over half covered", "Mean overlap"]
 
 
-def displayed(name, values):
-    """Give the figure's row for one set of objects, as texts."""
+def displayed(values):
+    """Give the figure's column for one set of objects, as texts."""
     overlaps = values[F_OVERLAP]
     mean = f"{100 * numpy.nanmean(overlaps):.1f} %" if numpy.isfinite(overlaps).any() else "-"
-    return [name, str(len(overlaps)), str(int(values[F_TOUCHES].sum())), str(int((overlaps > 0.5).sum())), mean]
+    return [str(len(overlaps)), str(int(values[F_TOUCHES].sum())), str(int((overlaps > 0.5).sum())), mean]

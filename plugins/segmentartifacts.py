@@ -17,8 +17,7 @@ Supports 2D? Supports 3D? Respects masks?
 YES          NO           YES
 ============ ============ ===============
 
-See Also
---------
+See also
 ^^^^^^^^
 
 **MaskImage** takes the clean mask to blank artifacts in other channels (example pipeline *artifacts_masked*).
@@ -56,7 +55,7 @@ Measurements made by this module
 
 -  *ArtSeg_MeanProbability, ArtSeg_MaxProbability:* the model's probability within the artifact.
 -  *Location_Center_X, Location_Center_Y:* centers of the artifacts.
-"""  # noqa: D205, D400 - CellProfiler shows this as the module's help, in the form of its own modules
+"""  # noqa: D205, D400, D405, D407 - CellProfiler shows this as the module's help, in the form of its own modules
 
 import os
 
@@ -194,7 +193,7 @@ There is no model to fall back on: if this one cannot be used, the pipeline stop
         )
 
         self.show_model_button = DoSomething(
-            "Show model",
+            "What is this model?",
             "Show model",
             self.on_show_model,
             doc="Press this button to see what the model is, what it was trained on and which cutoff it states.",
@@ -316,7 +315,7 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
         )
 
         self.check_button = DoSomething(
-            "Check installation",
+            "Is all that it needs installed?",
             "Check installation",
             self.on_check_installation,
             doc="Press this button to see whether all that this module needs is there, and what to do if it is not.",
@@ -377,11 +376,12 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
         return setting_values, variable_revision_number
 
     def on_show_model(self):
-        show_text("Model", show_model(self.package_path(), self.python.value))
+        show_text("Model", lambda: show_model(self.package_path(), self.python.value))
 
     def on_check_installation(self):
         show_text(
-            "Installation of ArtSeg", check_installation(self.package_path(), self.device.value, self.python.value)
+            "Installation of ArtSeg",
+            lambda: check_installation(self.package_path(), self.device.value, self.python.value),
         )
 
     def validate_module(self, pipeline):
@@ -463,17 +463,20 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
     def display(self, workspace, figure):
         data = workspace.display_data
         figure.set_subplots((2, 2))
+        # as is usual for brightfield: a few dark or bright pixels must not flatten the rest
+        darkest, brightest = numpy.percentile(data.pixels, (0.2, 99.8))
         figure.subplot_imshow_grayscale(
             0,
             0,
             data.pixels,
-            title=f"{self.x_name.value}, artifacts outlined",
+            title=f"{self.x_name.value}, outlined",
+            normalize=False,
+            vmin=darkest,
+            vmax=brightest,
             cplabels=[{"name": self.y_name.value, "labels": [data.labels]}],
         )
         shared = figure.subplot(0, 0)
-        figure.subplot_imshow_bw(
-            0, 1, data.clean, title=f"{self.clean_mask_name.value} (white: usable)", sharexy=shared
-        )
+        figure.subplot_imshow_bw(0, 1, data.clean, title=f"{self.clean_mask_name.value} (usable)", sharexy=shared)
         figure.subplot_imshow_grayscale(
             1, 0, data.probability, title="Probability of artifact", normalize=False, sharexy=shared
         )
@@ -614,12 +617,18 @@ def simple_ratio(shape, wanted):
     return None
 
 
-def show_text(title, text):
-    """Show a text in a window of CellProfiler."""
+def show_text(title, gather):
+    """Show the text that a function gathers in a window of CellProfiler."""
     import wx  # only with a window
     from wx.lib.dialogs import ScrolledMessageDialog
 
-    with ScrolledMessageDialog(wx.GetActiveWindow(), text, title, size=(760, 420)) as dialog:
+    parent = wx.GetActiveWindow() or wx.GetApp().GetTopWindow()
+    with wx.BusyCursor():
+        text = gather()
+    with ScrolledMessageDialog(parent, text, title, size=(820, 560)) as dialog:
+        for child in dialog.GetChildren():
+            if isinstance(child, wx.TextCtrl):  # columns stand under each other
+                child.SetFont(wx.Font(wx.FontInfo(10).Family(wx.FONTFAMILY_TELETYPE)))
         dialog.ShowModal()
 
 
@@ -627,16 +636,18 @@ def displayed(values, count, result):
     """Rows of the figure's table: name and value as texts."""
     if result["image_probability"] is None:
         verdict = "no classifier"
-    elif result["gate_open"]:
-        verdict = f"artifact, or not asked ({values['Probability']:.3f})"
+    elif result["gate_threshold"] is None:
+        verdict = f"not asked ({values['Probability']:.3f})"
     else:
-        verdict = f"clean ({values['Probability']:.3f})"
+        verdict = f"{'artifact' if result['gate_open'] else 'clean'} ({values['Probability']:.3f})"
+    flag = [("Flag", "fails" if values[F_FLAG] else "passes")] if F_FLAG in values else []
     return [
-        ("Model", f"{result['model_name']} {result['model_version']}"),
+        ("Model", f"{result['model_id']} {result['model_version']}"),
         ("Classifier's verdict", verdict),
         ("Artifacts", str(count)),
         ("Area fraction", f"{100 * values['AreaFraction']:.2f} %"),
         ("Usable area", f"{values['UsableArea']} pixels"),
+        *flag,
         ("Cutoff", f"{values['Cutoff']:.3f}"),
         ("Seconds", f"{values['Seconds']:.2f} on {values['Device']}"),
     ]

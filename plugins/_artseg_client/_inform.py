@@ -123,7 +123,11 @@ def _run(command, *arguments):
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServiceError(f"Could not run {command[0]}: {error}. Install artseg again.") from error
-    said, complained = (stream.decode("utf-8", "replace").strip() for stream in (ran.stdout, ran.stderr))
+    # rich fills table cells with blanks up to their column's width
+    said, complained = (
+        "\n".join(line.rstrip() for line in stream.decode("utf-8", "replace").strip().splitlines())
+        for stream in (ran.stdout, ran.stderr)
+    )
     if "No module named" in complained and "artseg_models" in complained:
         raise ServiceError(not_installed(command[0]))
     if ran.returncode != 0 or not said:

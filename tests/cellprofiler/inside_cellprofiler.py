@@ -9,7 +9,7 @@ import numpy
 from cellprofiler_core.image import Image
 from cellprofiler_core.pipeline import Pipeline
 from cellprofiler_core.setting import ValidationError
-from inside_common import columns_against_measurements, is_plain, load_plugins, message_of
+from inside_common import columns_against_measurements, drawn, is_plain, load_plugins, message_of
 from inside_common import run as run_on
 from scipy.ndimage import binary_dilation
 
@@ -138,6 +138,7 @@ found["margin"] = {
     "clean_is_the_rest": bool((clean == (~dilated & mask)).all()),
     "flag": int(image_measurement(grown, "Flag")),
 }
+found["drawn"] = drawn(module, grown)
 found["flag_columns"] = columns_against_measurements(module, grown, ("Image", "Artifacts"))
 
 module = new_module()
@@ -184,7 +185,7 @@ found["checked_without_model"] = check_installation(package + ".nowhere")
 found["checked_wrong_python"] = without_artseg(lambda: check_installation(package, python="/no/such/python"))
 found["doi"] = module.doi
 found["help"] = module.get_help()
-found["buttons"] = [setting.text for setting in module.visible_settings() if type(setting).__name__ == "DoSomething"]
+found["buttons"] = [setting.label for setting in module.visible_settings() if type(setting).__name__ == "DoSomething"]
 found["saved_buttons"] = [setting.text for setting in module.settings() if type(setting).__name__ == "DoSomething"]
 
 found["colour"] = message_of(run, new_module(), Image(numpy.dstack([pixels, pixels / 2, pixels])))

@@ -45,6 +45,22 @@ def message_of(function, *arguments):
     return None
 
 
+def drawn(module, workspace):
+    """Draw a module's figure from its display data; gives titles and table rows in the order of the drawing."""
+    calls = []
+
+    class Figure:
+        def __getattr__(self, name):
+            return lambda *arguments, **options: calls.append((name, arguments, options))
+
+    module.display(workspace, Figure())
+    titles = [options["title"] for name, _, options in calls if name.startswith("subplot_imshow")]
+    ((rows, labels),) = [
+        (arguments[2], options["row_labels"]) for name, arguments, options in calls if name == "subplot_table"
+    ]
+    return {"titles": titles, "table": {labels[i]: list(row) for i, row in enumerate(rows)}}
+
+
 def columns_against_measurements(module, workspace, names):
     """Name what was measured but not declared, and what was declared but not measured."""
     measurements = workspace.measurements

@@ -6,7 +6,7 @@ import sys
 import numpy
 from cellprofiler_core.image import Image
 from cellprofiler_core.object import Objects
-from inside_common import columns_against_measurements, is_plain, load_plugins, message_of, run
+from inside_common import columns_against_measurements, drawn, is_plain, load_plugins, message_of, run
 
 load_plugins(sys.argv[1])
 
@@ -66,7 +66,7 @@ workspace = run(module, {"ArtifactMask": Image(mask)}, sets)
 found["measured"] = {name: measured(workspace, name) for name in sets}
 found["columns"] = columns_against_measurements(module, workspace, tuple(sets))
 found["plain"] = is_plain(workspace.display_data)
-found["rows"] = workspace.display_data.rows
+found["drawn"] = drawn(module, workspace)
 found["chosen"] = [
     "_".join((category, feature, image))
     for category in module.get_categories(None, "Nuclei")

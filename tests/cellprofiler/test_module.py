@@ -47,6 +47,21 @@ def test_masked_pixels_are_in_neither_mask(found: dict[str, Any]) -> None:
 def test_display_gets_arrays_and_texts_only(found: dict[str, Any]) -> None:
     assert found["masked"]["displayed"] == ["clean", "labels", "pixels", "probability", "statistics"]
     assert found["masked"]["plain"]
+    assert found["drawn"]["titles"] == ["Brightfield, outlined", "CleanMask (usable)", "Probability of artifact"]
+    table = {row: text for row, (text,) in found["drawn"]["table"].items()}
+    assert list(table) == [
+        "Model",
+        "Classifier's verdict",
+        "Artifacts",
+        "Area fraction",
+        "Usable area",
+        "Flag",
+        "Cutoff",
+        "Seconds",
+    ]
+    assert table["Model"] == "artseg-small-unet 0.1.0"
+    assert table["Classifier's verdict"].startswith("artifact (")
+    assert table["Flag"] == "fails"
 
 
 def test_declared_measurements_are_the_made_ones(found: dict[str, Any]) -> None:
@@ -115,7 +130,7 @@ def test_help_and_citation_are_there(found: dict[str, Any]) -> None:
     assert list(found["doi"].values()) == ["https://doi.org/10.1038/s41598-022-14703-y"]
     for said in ("Supports 2D?", "ArtSeg_UsableArea", "Match the size of another image?", "Largest area fraction"):
         assert said in found["help"]
-    assert "problematic" not in found["help"]  # how docutils marks what it could not read
+    assert "System Message" not in found["help"]  # how docutils marks what it could not read
 
 
 def test_pipelines_of_earlier_revisions_open_as_they_were(found: dict[str, Any]) -> None:

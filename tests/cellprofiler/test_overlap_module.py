@@ -53,10 +53,17 @@ def test_declared_overlap_measurements_are_the_made_ones(found: dict[str, Any]) 
     assert found["chosen_elsewhere"] == []
 
 
-def test_the_figure_gets_arrays_and_texts(found: dict[str, Any]) -> None:
+def test_the_figure_sums_up_each_set_of_objects(found: dict[str, Any]) -> None:
     assert found["plain"]
-    assert found["rows"][0] == ["Nuclei", "5", "3", "1", "30.0 %"]
-    assert found["rows"][2] == ["None", "0", "0", "0", "-"]
+    assert found["drawn"] == {
+        "titles": ["ArtifactMask, objects outlined"],
+        "table": {
+            "Objects": ["5", "1", "0", "2"],
+            "Touched": ["3", "0", "0", "2"],
+            "Over half covered": ["1", "0", "0", "0"],
+            "Mean overlap": ["30.0 %", "0.0 %", "-", "48.7 %"],
+        },
+    }
 
 
 def test_bad_masks_are_told_clearly(found: dict[str, Any]) -> None:
@@ -70,4 +77,4 @@ def test_bad_masks_are_told_clearly(found: dict[str, Any]) -> None:
 def test_the_help_is_whole(found: dict[str, Any]) -> None:
     for said in ("Supports 2D?", "FilterObjects", "ArtSeg_ArtifactDistance", "Select objects to measure"):
         assert said in found["help"]
-    assert "problematic" not in found["help"]  # how docutils marks what it could not read
+    assert "System Message" not in found["help"]  # how docutils marks what it could not read
