@@ -217,6 +217,9 @@ _BY_VALUE = ("Manual", "Measurement")
 def threshold_as(producer: Module, *, image: str, name: str, line_end: str) -> Module:
     """Make a Threshold that measures what the thresholding inside another module measured.
 
+    CellProfiler 4 gives the same values to the last digit. CellProfiler 5 takes the weighted variance and the sum of
+    entropies inside IdentifyPrimaryObjects after filling holes, so that these two differ by some percent there.
+
     Parameters
     ----------
     producer : Module

@@ -172,13 +172,14 @@ def test_pipelines_of_experts_load_and_declare_every_column(
         assert [problem for problem in found["problems"] if "no model package" not in problem] == [], case
 
 
-def linked(folder: Path, files: Sequence[Path]) -> Path:
+def some_images(folder: Path, files: Sequence[Path]) -> Path:
     folder.mkdir()
     for path in files:
         shutil.copyfile(path, folder / path.name)
     return folder
 
 
+@pytest.mark.slow
 def test_example_human_runs_as_before(
     cellprofiler: list[str], shared_data: Path, package: Path, tmp_path: Path
 ) -> None:
@@ -207,12 +208,15 @@ def test_example_human_runs_as_before(
     assert image["Count_Nuclei"][0] <= before["Count_Nuclei"][0] == image["Count_Nuclei_unmasked"][0]
 
 
+@pytest.mark.slow
 def test_example_sbs_runs_as_before(cellprofiler: list[str], shared_data: Path, package: Path, tmp_path: Path) -> None:
     folder = shared_data / "sbs_translocation"
     # from CellProfiler 2, with illumination functions, a table of doses, and statistics of them
     wells = ("01-A-01", "12-A-12")
     names = [f"Channel{channel}-{well}.tif" for well in wells for channel in (1, 2)]
-    images = linked(tmp_path / "images", [folder / name for name in (*names, "Channel1ILLUM.mat", "Channel2ILLUM.mat")])
+    images = some_images(
+        tmp_path / "images", [folder / name for name in (*names, "Channel1ILLUM.mat", "Channel2ILLUM.mat")]
+    )
     before = tmp_path / "before.cppipe"
     table = (folder / "1049_Metadata.csv").as_posix()
     text = (folder / "ExampleSBS.cppipe").read_text()
@@ -233,3 +237,35 @@ def test_example_sbs_runs_as_before(cellprofiler: list[str], shared_data: Path, 
         for path in (before, after)
     )
     assert_all_kept(plain, kept)
+
+
+#: expert pipeline: kind of the images at hand that it can find nuclei in, and what to insert
+EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GrayscaleTissue": ("brightfield_1024", {"brightfield": "DNA", "mask_images": ["DNA"], "objects": ["Nuclei"]}),
+    "LargeFluorescent": ("fluo_696x520", {"brightfield": "DNA", "objects": ["RelabeledNuclei", "Nuclei"]}),
+    "SmallFluorescent": ("fluo_256", {"brightfield": "DNA", "mask_images": ["CorrDNA"], "objects": ["Nuclei"]}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_pipelines_of_experts_run_as_before(
+    cellprofiler: list[str], shared_data: Path, package: Path, tmp_path: Path, expert: str
+) -> None:
+    folder = shared_data / "dsb2018_nuclei"
+    kind, options = EXPERTS[expert]
+    index = pd.read_csv(folder / "index.csv")
+    name = index[index["type"] == kind].sort_values("n_nuclei")["id"].iloc[-1]
+    images = some_images(tmp_path / "images", [folder / "images" / f"{name}.png"])
+    # these save pictures only: let them export all that they measure, too
+    human = read_pipeline(shared_data / "cellprofiler_examples" / "ExampleHuman" / "ExampleHuman.cppipe")
+    pipeline = read_pipeline(folder / "pipelines" / f"expert_{expert}.cppipe")
+    before = tmp_path / "before.cppipe"
+    write_pipeline(pipeline.with_modules([*pipeline.modules, human.modules[-1]]), before)
+    after = insert(before, tmp_path / "after.cppipe", package=package, **options)
+    plain, kept = (
+        run_pipeline(path, images, tmp_path / path.stem / "results", cellprofiler=cellprofiler)
+        for path in (before, after)
+    )
+    assert_all_kept(plain, kept)
+    assert pd.read_csv(next(plain.rglob("*Image.csv")))["Count_Nuclei"][0] > 5
