@@ -54,11 +54,15 @@ def dilated_with_disk(mask, radius):
 
 def without_artseg(function):
     """Ask as on a computer where nobody told where artseg is."""
-    known = os.environ.pop("ARTSEG_PYTHON")
+    from _artseg_client import _find_python
+
+    known = {name: os.environ.pop(name, "") for name in ("ARTSEG_PYTHON", "PATH")}
+    noted, _find_python.INSTALLATION = _find_python.INSTALLATION, "/no/such/installation.json"
     try:
         return function()
     finally:
-        os.environ["ARTSEG_PYTHON"] = known
+        os.environ.update(known)
+        _find_python.INSTALLATION = noted
 
 
 found = {}
@@ -183,6 +187,7 @@ found["shown_missing_model"] = show_model(package + ".nowhere")
 found["checked"] = check_installation(package)
 found["checked_without_model"] = check_installation(package + ".nowhere")
 found["checked_wrong_python"] = without_artseg(lambda: check_installation(package, python="/no/such/python"))
+found["checked_without_artseg"] = without_artseg(lambda: check_installation(package))
 found["doi"] = module.doi
 found["help"] = module.get_help()
 found["buttons"] = [setting.label for setting in module.visible_settings() if type(setting).__name__ == "DoSomething"]
@@ -204,7 +209,7 @@ found["blank"] = message_of(run, module, Image(pixels))
 def old_pipelines():
     """Load pipelines that earlier revisions saved; gives their settings by text."""
     loaded = {}
-    for name in sorted(os.listdir(old)):
+    for name in sorted(name for name in os.listdir(old) if name.startswith("segmentartifacts_revision_")):
         pipeline = Pipeline()
         pipeline.load(os.path.join(old, name))
         (module,) = [known for known in pipeline.modules() if known.module_name == "SegmentArtifacts"]

@@ -124,6 +124,8 @@ def test_the_buttons_tell_of_model_and_installation(found: dict[str, Any], packa
     assert "[missing] There is no model package at" in found["checked_without_model"]
     assert found["checked_wrong_python"].startswith("[missing] Expected the Python that has artseg at /no/such/python")
     assert "run: artseg cellprofiler install" in found["checked_wrong_python"]
+    assert found["checked_without_artseg"].startswith("[missing] ArtSeg runs in a Python of its own, and none is known")
+    assert "pip install artseg" in found["checked_without_artseg"]
 
 
 def test_help_and_citation_are_there(found: dict[str, Any]) -> None:

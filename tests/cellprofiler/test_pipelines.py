@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from artseg_models.cellprofiler import run_pipeline
+from artseg_models.cellprofiler import cellprofiler_version, run_pipeline
 from artseg_models.errors import ArtSegError
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
@@ -102,6 +104,23 @@ def test_measurements_are_those_of_the_kept_nuclei(runs: object, fields: dict[st
         assert own["AreaShape_Area"].to_numpy() == pytest.approx(sizes)
 
 
+def assert_database_holds_the_tables(out: Path) -> None:
+    """The SQLite file has each of our measurements, and the numbers of the exported tables."""
+    with closing(sqlite3.connect(out / "DefaultDB.db")) as opened:
+        for name, at_least in (("Image", 12), ("Nuclei", 3), ("Artifacts", 2)):
+            stored = pd.read_sql(f"SELECT * FROM MyExpt_Per_{name}", opened)
+            exported = table(out, name)
+            ours = [column for column in exported.columns if column.startswith("ArtSeg_")]
+            assert len(ours) >= at_least
+            assert len(stored) == len(exported) > 0
+            for column in ours:
+                values = stored[f"{name}_{column}"]
+                if pd.api.types.is_numeric_dtype(exported[column]):
+                    assert values.to_numpy(float) == pytest.approx(exported[column].to_numpy(float), nan_ok=True)
+                else:
+                    assert values.tolist() == exported[column].tolist()
+
+
 def test_nuclei_are_measured_against_artifacts_and_filtered_whole(
     runs: object,
     cellprofiler: list[str],
@@ -112,7 +131,18 @@ def test_nuclei_are_measured_against_artifacts_and_filtered_whole(
     tmp_path: Path,
 ) -> None:
     pipeline = repository / "plugins" / "pipelines" / "artifacts_filtered.cppipe"
+    # CellProfiler 5's nightly exports to SQLite only where the MySQL client is installed, too
+    to_database = cellprofiler_version(cellprofiler).startswith("4.")
+    if to_database:
+        example = pipeline.read_text(encoding="utf-8")
+        assert "ModuleCount:16\n" in example
+        example = example.replace("ModuleCount:16\n", "ModuleCount:17\n").rstrip("\n")
+        module = (Path(__file__).parent / "data" / "export_to_database.txt").read_text(encoding="utf-8")
+        pipeline = tmp_path / "with_database.cppipe"
+        pipeline.write_text(f"{example}\n\n{module}", encoding="utf-8")
     out = run_pipeline(pipeline, images, tmp_path / "out", package=package, cellprofiler=cellprofiler)
+    if to_database:
+        assert_database_holds_the_tables(out)
     assert measurement_names(runs.plain, "Nuclei") <= measurement_names(out, "Nuclei")
     nuclei = table(out, "Nuclei")
     for number, name in enumerate(FIELDS, start=1):
