@@ -38,7 +38,7 @@ from artseg_models.packages.formats import OLDER_FORMAT, in_format, newest_forma
 from artseg_models.packages.rdf import load_yaml, write_yaml
 from artseg_models.packages.run import TrainedRun, read_run
 from artseg_models.packages.weights import TOLERANCE, WeightFile, write_weights
-from artseg_models.predict import artifact_objects
+from artseg_models.predict import TILE_PX, artifact_objects
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,9 @@ class _Shared:
         return {
             "name": model_name,
             "minimum_side": minimum_side,
+            "tile_px": TILE_PX * result.unet.binning,
+            "overlap_px": 128 * result.unet.binning,
+            "pooling_px": minimum_side,
             "classifier": result.classifier,
             "unet": result.unet,
             "classifier_id": self.classifier_id,
@@ -484,6 +487,7 @@ def _draft(
     config = content["config"]
     config["bioimageio"] |= {
         "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
+        "training": _training(shared, kind),
         # the Zoo allows at most a hundredth of the largest value
         "reproducibility_tolerance": [
             {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
@@ -503,14 +507,46 @@ def _draft(
         "id": identifier,
         "version": shared.version,
         "authors": [{"name": shared.author}],
+        "packaged_by": [{"name": shared.author}],
         "license": shared.licence,
         "attachments": attachments or [],
-        "weights": {name: dict(file.entry) for name, file in weights.items()},
+        "links": [other for other in (shared.classifier_id, shared.unet_id) if other != identifier],
+        "timestamp": shared.trained.finished.isoformat(timespec="seconds"),
+        "version_comment": f"Exported by artseg {__version__} from the run '{result.name}'.",
+        "weights": {name: {**file.entry, "authors": [{"name": shared.author}]} for name, file in weights.items()},
     }
     if shared.maintainer is not None:
         content["maintainers"] = [{"github_user": shared.maintainer}]
     fields = shared.card_fields(model_name=model_name, minimum_side=minimum_side)
     return _Draft(kind, folder, content, sources / "card.md", fields, shared.slug)
+
+
+_LOSSES = {"classifier": "torch.nn.CrossEntropyLoss", "unet": "torch.nn.BCEWithLogitsLoss"}
+
+
+def _training(shared: _Shared, kind: str) -> dict[str, Any]:
+    """Say how a network learned, in the Zoo's fields; of a combined one, how its U-Net did."""
+    network = "classifier" if kind == "classifier" else "unet"
+    learning = shared.trained.learning.get(network)
+    if learning is None:
+        return {}
+    schedule = learning.schedule
+    varied = ", ".join(f"{name} {value}" for name, value in learning.augmentation.items() if value)
+    stated = f"Images binned and normalised each by its mean and standard deviation. Augmentation: {varied or 'none'}."
+    if kind == "combined":
+        stated = f"These are the figures of the U-Net; those of the gate stand in {shared.classifier_id}. {stated}"
+    return {
+        "training_preprocessing": stated,
+        "training_epochs": schedule.epochs,
+        "training_batch_size": schedule.batch,
+        "initial_learning_rate": schedule.learning_rate,
+        "learning_rate_schedule": schedule.decay,
+        "loss_function": _LOSSES[network],
+        "loss_function_kwargs": {},
+        "optimizer": "torch.optim.Adam",
+        "optimizer_kwargs": {"lr": schedule.learning_rate},
+        "regularization": "Batch normalisation and augmentation.",
+    }
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from artseg_models.networks.resnet import ResNet
     from artseg_models.networks.unet import UNet
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Part(BaseModel):
@@ -69,6 +74,27 @@ class RunResult(_Part):
     validation: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class Schedule(_Part):
+    """How long and how fast a network learned."""
+
+    epochs: int
+    learning_rate: float
+    decay: str
+    batch: int
+
+
+class Learning(_Part):
+    """A network's part of the run's `configuration.json`."""
+
+    schedule: Schedule
+    augmentation: Mapping[str, float | bool] = Field(default_factory=dict)
+
+
+class _Configuration(_Part):
+    classifier: Learning
+    unet: Learning
+
+
 @dataclass(frozen=True)
 class TrainedRun:
     """A finished run.
@@ -85,6 +111,10 @@ class TrainedRun:
         In evaluation mode, on the CPU.
     sample : ndarray
         (y, x), as stored: an image with an artifact, from the validation split.
+    finished : datetime
+        When the training ended.
+    learning : mapping
+        How 'classifier' and 'unet' learned; empty where the run folder does not tell.
     """
 
     folder: Path
@@ -92,6 +122,8 @@ class TrainedRun:
     classifier: ResNet
     unet: UNet
     sample: NDArray[Any]
+    finished: datetime
+    learning: Mapping[str, Learning]
 
 
 def read_run(folder: Path) -> TrainedRun:
@@ -136,7 +168,21 @@ def read_run(folder: Path) -> TrainedRun:
             f"{sample} has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least {side} along each side, "
             "because of the binning. Choose a larger image."
         )
-    return TrainedRun(folder, result, classifier, unet, np.asarray(pixels))
+    finished = datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC)
+    learning = _learning(folder / "configuration.json")
+    return TrainedRun(folder, result, classifier, unet, np.asarray(pixels), finished, learning)
+
+
+def _learning(path: Path) -> dict[str, Learning]:
+    """Read how the networks learned, which a card tells but no reader needs: a run of another origin may lack it."""
+    if not path.is_file():
+        return {}
+    try:
+        configuration = _Configuration.model_validate(read_json(path))
+    except ValidationError as error:
+        logger.warning("%s does not tell how the networks learned (%s); the cards will not either.", path, error)
+        return {}
+    return {"classifier": configuration.classifier, "unet": configuration.unet}
 
 
 def _load(network: nn.Module, path: Path) -> None:

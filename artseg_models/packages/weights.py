@@ -134,6 +134,7 @@ def write_weights(
             state_dict,
             {
                 "source": state_dict.name,
+                "comment": f"Runs the Python in {copied.name}, which needs nothing but torch.",
                 "sha256": sha256(state_dict),
                 "architecture": {
                     "source": copied.name,
@@ -148,6 +149,7 @@ def write_weights(
             script,
             {
                 "source": script.name,
+                "comment": "Traced, so that torch 2.0 and later load it; images of any size.",
                 "sha256": sha256(script),
                 "pytorch_version": version,
                 "parent": "pytorch_state_dict",
@@ -157,6 +159,7 @@ def write_weights(
             graph,
             {
                 "source": graph.name,
+                "comment": f"IR {IR_VERSION}, for onnxruntime 1.13 and later; batch, y and x are free.",
                 "sha256": sha256(graph),
                 "opset_version": OPSET,
                 "parent": "pytorch_state_dict",

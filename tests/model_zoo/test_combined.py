@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +113,6 @@ def test_what_is_inside_and_what_is_left_to_do_is_stated(packages: dict[str, Pat
     assert "**Whole images only.**" in card
     assert "artseg_models" not in architecture, "a reader without ArtSeg must be able to build the network"
     assert 0 < mask.mean() < 1
-
-
-def test_a_run_without_gate_has_it_always_open(
-    make_run: Callable[..., Path], sample: np.ndarray, tmp_path: Path
-) -> None:
-    run = make_run(tmp_path / "run", gate_threshold=None, cutoff=CUTOFF)
-    exported = export_packages(run, tmp_path)
-    assert exported.combined is not None
-    combined, unet = (read_package(path, cache=tmp_path / "cache") for path in (exported.combined, exported.unet))
-    predicted = [Predictor(package, device="cpu").predict(sample).mask for package in (combined, unet)]
-    assert predicted[0].any()
-    assert (predicted[0] == predicted[1]).all()
 
 
 def test_no_combined_package_where_nothing_could_be_tested(

@@ -214,7 +214,8 @@ def test_the_verb_shows_programs_reasons_and_sources(
     assert opens == "no"
     assert "documentation and covers as mappings" in reason
     assert "ModelDescriptorV05.java" in source
-    assert rows["onnx"][0] == "passed"
+    assert rows["onnx"][0] == rows["torchscript"][0] == "passed"
+    assert rows["pytorch_state_dict"][0] == "not run", "the package's Python needs --trust"
 
 
 def test_a_model_that_artseg_cannot_run_ends_in_1(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import textwrap
@@ -21,8 +22,11 @@ from PIL import Image
 
 from artseg_models.errors import ArtSegError
 from artseg_models.packages import export, weights
-from artseg_models.packages.check import check_package
+from artseg_models.packages.check import check_description, check_package
 from artseg_models.packages.export import export_packages
+from artseg_models.packages.read import read_package
+from artseg_models.packages.run import read_run
+from artseg_models.predict import Predictor
 
 KINDS = ("classifier", "unet", "combined")
 FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
@@ -35,7 +39,7 @@ def description(package: Path) -> dict[str, Any]:
         return yaml.safe_load(opened.read("rdf.yaml"))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *(f"older_{kind}" for kind in KINDS)])
+@pytest.mark.parametrize("kind", [*KINDS, "older_unet"])
 def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
     older = kind.startswith("older")  # with the very same weights, so that one format of them less is enough
     check = check_package(packages[kind], trust=not older, cache=tmp_path)
@@ -185,6 +189,68 @@ def test_the_python_on_the_cards_runs(
         assert abs(float(names["clean"] + names[result]) - 1) < 1e-5
 
 
+def test_how_to_use_it_elsewhere_is_on_the_cards(packages: dict[str, Path]) -> None:
+    cards: dict[str, str] = {}
+    for kind in KINDS:
+        with zipfile.ZipFile(packages[kind]) as opened:
+            cards[kind] = opened.read("README.md").decode()
+    assert "load `tiny-run-unet-0.5.10.zip`, choose the whole image as" in cards["unet"]
+    assert "at least 2048 pixels, sides and positions multiples of 64, that" in cards["unet"]
+    assert "For a mask, take `tiny-run-combined.zip`" in cards["unet"]
+    macro = cards["combined"].split("**deepImageJ.**")[1].split("**CellProfiler")[0]
+    assert 'model = "/path/to/Fiji.app/models/artseg-tiny-run-combined";' in macro
+    assert '"size=25-Infinity pixel show=Masks add"' in macro
+    assert all("adds 1e-6 to the standard deviation" in card for card in cards.values())
+    tiling = {kind: description(packages[kind])["config"]["deepimagej"]["allow_tiling"] for kind in KINDS}
+    assert tiling == {"classifier": False, "unet": True, "combined": False}
+
+
+def test_how_the_networks_learned_is_stated_where_the_run_tells(
+    run: Path, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    schedule = {"epochs": 20, "learning_rate": 0.003, "decay": "one-cycle", "batch": 16}
+    configuration = {
+        "classifier": {"schedule": schedule, "augmentation": {"flips": True, "noise": 0.0}},
+        "unet": {"schedule": schedule | {"epochs": 7}, "augmentation": {}},
+    }
+    (copy / "configuration.json").write_text(json.dumps(configuration))
+    exported = export_packages(copy, tmp_path)
+    classifier, unet = (
+        description(path)["config"]["bioimageio"]["training"] for path in (exported.classifier, exported.unet)
+    )
+    assert (classifier["training_epochs"], unet["training_epochs"]) == (20, 7)
+    assert classifier["training_preprocessing"].endswith("Augmentation: flips True.")
+    assert unet["training_preprocessing"].endswith("Augmentation: none.")
+    assert (unet["initial_learning_rate"], unet["loss_function"]) == (0.003, "torch.nn.BCEWithLogitsLoss")
+    filled = re.search(r"(\d+)% of the fields filled", check_description(unpacked(exported.unet, tmp_path)).detail)
+    assert filled is not None
+    assert int(filled[1]) >= 75
+    assert description(packages["unet"])["config"]["bioimageio"]["training"] == {}, "what is not known is not stated"
+
+
+@pytest.mark.parametrize("kind", ["older_classifier", "older_combined"])
+def test_older_descriptions_are_valid(packages: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    checked = check_description(unpacked(packages[kind], tmp_path))
+    assert checked.outcome == "passed"
+    assert checked.detail.startswith("Missing `maintainers`")
+
+
+def unpacked(package: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(package) as opened:
+        opened.extractall(folder / package.stem)
+    return folder / package.stem
+
+
+def test_a_configuration_that_does_not_tell_is_no_obstacle(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "configuration.json").write_text("{}")
+    assert read_run(copy).learning == {}
+    assert "does not tell how the networks learned" in caplog.text
+
+
 def test_covers_have_the_zoos_shape_and_size(packages: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(packages["unet"]) as opened:
         cover = Path(opened.extract("cover.png", tmp_path))
@@ -214,22 +280,12 @@ def test_the_test_output_is_not_empty_and_the_tolerance_is_the_zoos(packages: di
     assert 0 < tolerance["absolute_tolerance"] <= 0.01 * output.max()
 
 
-def test_name_version_and_people_can_be_chosen(run: Path, tmp_path: Path) -> None:
-    exported = export_packages(
-        run, tmp_path, name="Lab 7: HeLa", version="1.2.0", author="Lab 7", maintainer="bioimageiobot", licence="MIT"
-    )
-    assert [path.name for path in exported.paths] == [
-        *(f"lab-7-hela-{kind}.zip" for kind in KINDS),
-        *(f"lab-7-hela-{kind}-0.5.10.zip" for kind in KINDS),
-    ]
-    content = description(exported.unet)
-    assert (content["version"], content["authors"], content["license"]) == ("1.2.0", [{"name": "Lab 7"}], "MIT")
-    assert content["maintainers"] == [{"github_user": "bioimageiobot"}]
-
-
-def test_a_paper_sized_run_without_gate_and_pixel_size(make_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_paper_sized_run_without_gate_and_pixel_size(
+    make_run: Callable[..., Path], sample: np.ndarray, tmp_path: Path
+) -> None:
     run = make_run(tmp_path / "run", binning=1, gate_threshold=None, pixel_size_um=None, validation={}, scorecam={})
-    unet = export_packages(run, tmp_path / "out").unet
+    unet, combined = export_packages(run, tmp_path / "out")[1:3]
+    assert combined is not None
     content = description(unet)
     assert content["config"]["artseg"]["gate_threshold"] is None
     assert content["inputs"][0]["axes"][2]["size"]["min"] == 32
@@ -238,6 +294,10 @@ def test_a_paper_sized_run_without_gate_and_pixel_size(make_run: Callable[..., P
     assert "| no gate |" in card
     assert "| unknown |" in card
     assert "Nothing was measured" in card
+    packages = [read_package(path, cache=tmp_path / "cache") for path in (unet, combined)]
+    masks = [Predictor(package, device="cpu").predict(sample).mask for package in packages]
+    assert masks[0].any(), "the gate is always open"
+    assert (masks[0] == masks[1]).all()
 
 
 def test_the_same_run_gives_the_same_bytes_but_for_torchscripts_numbers(

@@ -91,7 +91,7 @@ def test_a_zip_and_its_folder_are_the_same_model(packages: dict[str, Path], fold
     assert (plain.id, plain.cutoff, set(plain.weights)) == (zipped.id, zipped.cutoff, set(zipped.weights))
     (folder / ".DS_Store").write_bytes(b"left by a file browser")
     assert read_package(folder).sha256 == plain.sha256
-    (folder / "README.md").write_text("changed")
+    (folder / "notes.txt").write_text("not there before")
     assert read_package(folder).sha256 != plain.sha256
 
 
@@ -202,7 +202,9 @@ def test_the_cache_folder_can_be_chosen(
 # ---- damaged ----
 
 
-@pytest.mark.parametrize("name", ["weights.onnx", "weights.pt", "classifier.onnx", "unet.py", "test_input.npy"])
+@pytest.mark.parametrize(
+    "name", ["weights.onnx", "weights.pt", "classifier.onnx", "unet.py", "test_input.npy", "README.md"]
+)
 def test_a_file_that_is_not_the_packed_one_is_refused(folder: Path, name: str) -> None:
     with open(folder / name, "ab") as opened:
         opened.write(b"\n")
