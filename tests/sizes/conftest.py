@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,12 @@ def write(case: Case, folder: Path) -> None:
         tifffile.imwrite(path, stored, resolution=per_cm, resolutionunit="CENTIMETER" if per_cm else None)
 
 
+def _services() -> list[subprocess.Popen[bytes]]:
+    """List the services that the client started in this process."""
+    client = sys.modules.get("_artseg_client._start")
+    return list(client._children) if client else []
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests' service and cache apart from the user's, and leave no service behind."""
@@ -107,11 +114,12 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("ARTSEG_STATE_DIR", str(folder / "state"))
         patch.setenv("ARTSEG_CACHE", str(folder / "cache"))
         patch.setenv("ARTSEG_PYTHON", sys.executable)
+        others = _services()  # of other folders' tests, which end them themselves
         yield
         stop(device="cpu")
-        client = sys.modules.get("_artseg_client._start")
-        for child in client._children if client else ():
-            child.wait(20)  # otherwise Python complains at its end that it still runs
+        for child in _services():
+            if child not in others:
+                child.wait(20)  # otherwise Python complains at its end that it still runs
 
 
 @pytest.fixture(scope="session")
