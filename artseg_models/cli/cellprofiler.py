@@ -1,0 +1,168 @@
+"""`artseg cellprofiler`: set CellProfiler up, run and change pipelines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from artseg_models.cli.terminal import app, console
+from artseg_models.errors import ArtSegError
+
+cellprofiler_app = typer.Typer(no_args_is_help=True, help="Set up CellProfiler and run pipelines without its window.")
+app.add_typer(cellprofiler_app, name="cellprofiler", rich_help_panel="Main job")
+
+
+@cellprofiler_app.command("install")
+def cellprofiler_install(
+    plugins_folder: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="CellProfiler's plugins folder; without it, the one in CellProfiler's preferences.",
+        ),
+    ] = None,
+) -> None:
+    """Copy the module SegmentArtifacts into CellProfiler's plugins folder and note where this Python is."""
+    from artseg_models.cellprofiler import install
+
+    for folder in install(plugins=plugins_folder):
+        console.print(f"SegmentArtifacts is in {folder}; start CellProfiler again to see it.", highlight=False)
+
+
+@cellprofiler_app.command("compare")
+def cellprofiler_compare(
+    before: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Results of one run, say without masks.")
+    ],
+    after: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Results of the other, say with masks.")],
+    objects: Annotated[str, typer.Option(help="The objects to compare, as the pipeline names them.")] = "Nuclei",
+    measurements: Annotated[
+        list[str] | None,
+        typer.Option("--measurement", help="Only measurements whose name holds this; repeat for more."),
+    ] = None,
+) -> None:
+    """Show how counts and mean measurements differ between two runs of a pipeline."""
+    from artseg_models.compare import compare_runs
+
+    changes = compare_runs(before, after, objects=objects, measurements=tuple(measurements or ()))
+    table = Table("measurement", *(f"{folder.name}" for folder in (before, after)), "change")
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for change in changes:
+        table.add_row(change.measurement, f"{change.before:.5g}", f"{change.after:.5g}", f"{change.relative:+.1%}")
+    console.print(table)
+
+
+@cellprofiler_app.command("run")
+def cellprofiler_run(
+    pipeline: Annotated[
+        str, typer.Argument(help="A .cppipe or .cpproj file, or an example: artifacts_masked, no_masking.")
+    ],
+    images: Annotated[
+        Path, typer.Option("--images", "-i", exists=True, file_okay=False, help="Folder with the images.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for what the pipeline writes.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", exists=True, help="Model package for every SegmentArtifacts.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PATTERN, repeatable: which files are the channels of the example pipelines, for instance "
+            "brightfield=*ch1*, dna=*ch5*, signal=*ch2*.",
+        ),
+    ] = None,
+    cellprofiler: Annotated[
+        Path | None,
+        typer.Option(help="The cellprofiler executable; without it, ARTSEG_CELLPROFILER, then the one on PATH."),
+    ] = None,
+) -> None:
+    """Run a pipeline in CellProfiler without its window and check that it wrote its results."""
+    from artseg_models.cellprofiler import find_pipeline, run_pipeline
+
+    channels: dict[str, str] = {}
+    for item in channel or []:
+        name, equals, pattern = item.partition("=")
+        if not (name and equals and pattern):
+            raise typer.BadParameter(f"expected NAME=PATTERN, got '{item}'", param_hint="--channel")
+        channels[name] = pattern
+    written = run_pipeline(
+        find_pipeline(pipeline),
+        images,
+        out,
+        package=model,
+        cellprofiler=[str(cellprofiler)] if cellprofiler else None,
+        channels=channels or None,
+    )
+    console.print(f"CellProfiler wrote its results to {written}", highlight=False)
+
+
+@cellprofiler_app.command("insert")
+def cellprofiler_insert(
+    pipeline: Annotated[Path, typer.Argument(help="The pipeline to insert into, a .cppipe file; it stays as it is.")],
+    brightfield: Annotated[str, typer.Option(help="Name of the brightfield image in the pipeline.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new .cppipe file.")],
+    mask_images: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Image in which artifacts are blanked; repeat, or separate by commas."),
+    ] = None,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Objects to drop where artifacts are; repeat, or separate by commas."),
+    ] = None,
+    package: Annotated[
+        Path | None, typer.Option("--package", "-m", help="Model package; without it, choose one in CellProfiler.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Objects are dropped whole if more than this share of them lies under artifacts. Default: 0.5. In "
+            "objects that are found in a masked image, every touch counts.",
+        ),
+    ] = None,
+    cut_objects: Annotated[
+        bool, typer.Option("--cut-objects", help="Cut artifacts off objects instead of dropping them whole.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+) -> None:
+    """Put SegmentArtifacts into a pipeline so that every measurement keeps its name.
+
+    The raw image or objects get a new name (DNA becomes DNA_unmasked), the masked ones take the old; all else stays as
+    it is. The changes are listed first.
+    """
+    if cut_objects and overlap is not None:
+        raise typer.BadParameter("give --overlap or --cut-objects, not both")
+    from artseg_models.pipelines.insert import plan_insertion, write_pipeline
+    from artseg_models.pipelines.text import read_pipeline
+
+    plan = plan_insertion(
+        read_pipeline(pipeline),
+        brightfield=brightfield,
+        mask_images=_names(mask_images),
+        objects=_names(objects),
+        package=package,
+        overlap=overlap,
+        cut_objects=cut_objects,
+    )
+    for line in plan.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for note in plan.notes:
+        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ArtSegError(f"{out} was not written: nobody is there to ask. Add --yes to write it.")
+        if not typer.confirm(f"Write {out}?"):
+            raise typer.Exit(1)
+    write_pipeline(plan.apply(), out)
+    console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _names(given: list[str] | None) -> list[str]:
+    return [name.strip() for item in given or [] for name in item.split(",") if name.strip()]

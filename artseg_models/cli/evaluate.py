@@ -1,0 +1,96 @@
+"""`artseg evaluate`: score a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from artseg_models.cli.terminal import DEVICE_HELP, LABELS_HELP, Device, app, console
+from artseg_models.errors import ArtSegError
+
+if TYPE_CHECKING:
+    from artseg_models.evaluate import Evaluation
+
+
+@app.command(rich_help_panel="Main job")
+def evaluate(
+    package: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
+    labels: Annotated[Path, typer.Argument(exists=True, help=LABELS_HELP)],
+    split: Annotated[
+        Literal["train", "validation", "test", "all"],
+        typer.Option(help="Which images to score; those of the split test took no part in training."),
+    ] = "test",
+    ignore: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Image that is white where pixels are not to be scored."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", file_okay=False, help="Folder for evaluation.csv, .json and overlays.png."),
+    ] = None,
+    cutoff: Annotated[float | None, typer.Option(min=0, max=1, help="Instead of the model's own cutoff.")] = None,
+    smallest_artifact: Annotated[
+        int | None, typer.Option(min=0, help="Smallest artifact in pixels, instead of the model's own.")
+    ] = None,
+    gate: Annotated[bool, typer.Option(help="Let the classifier call images clean.")] = True,
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
+    mask_polarity: Annotated[
+        Literal["auto", "artifact-high", "artifact-low"],
+        typer.Option(help="Whether artifacts are white (artifact-high) or black (artifact-low) in the masks."),
+    ] = "auto",
+) -> None:
+    """Score a model on labelled images: how many images it calls right, and how well its masks fit drawn ones.
+
+    Precision is the share of what was found that is right, recall the share of the true that was found, F1 their
+    mean, IoU the overlap of found and drawn area divided by their union. Images without a drawn mask count for the
+    verdicts only.
+    """
+    from artseg_models.evaluate import Options, read_ignore, write_evaluation
+    from artseg_models.evaluate import evaluate as score
+    from artseg_models.labels import read_labels
+    from artseg_models.packages.read import read_package
+    from artseg_models.predict import Predictor
+    from artseg_models.report.montage import write_montage
+
+    found = read_labels(labels, mask_polarity=mask_polarity)
+    items = found.images if split == "all" else found.of_split(split)
+    if not items:
+        raise ArtSegError(
+            f"Expected images of the split {split} in {labels}, but none of its {len(found.images)} images has it. "
+            "Give the splits.csv of the training run, or --split all."
+        )
+    predictor = Predictor(read_package(package), device=device)
+    options = Options(cutoff=cutoff, smallest_artifact_px=smallest_artifact, gate=gate)
+    ignored = None if ignore is None else read_ignore(ignore)
+    evaluation = score(predictor, items, ignore=ignored, options=options, plane=plane)
+    _show_evaluation(evaluation, split)
+    if out is not None:
+        write_montage(predictor, evaluation, out / "overlays.png", options=options, plane=plane)
+        write_evaluation(evaluation, out)
+        console.print(f"Written to {out}: evaluation.csv, evaluation.json, overlays.png", highlight=False)
+    if evaluation.failed:
+        listed = "\n".join(f"  {item.path}: {reason}" for item, reason in evaluation.failed)
+        raise ArtSegError(f"{len(evaluation.failed)} of {len(items)} images could not be scored:\n{listed}")
+
+
+def _show_evaluation(evaluation: Evaluation, split: str) -> None:
+    table = Table(title=f"{len(evaluation.scores)} images ({split})", title_justify="left")
+    for name in ("", "precision", "recall", "F1", "IoU", "found", "false", "missed"):
+        table.add_column(name, justify="right" if name else "left")
+    rows = [("Images", evaluation.images), ("Images, by objects alone", evaluation.images_by_objects)]
+    if evaluation.pixels is not None:
+        rows.append(("Pixels, pooled", evaluation.pixels))
+    for name, counts in rows:
+        ratios = (counts.precision, counts.recall, counts.f1, counts.iou)
+        table.add_row(
+            name,
+            *("-" if ratio != ratio else f"{ratio:.3f}" for ratio in ratios),
+            *map(str, (counts.true_positive, counts.false_positive, counts.false_negative)),
+        )
+    console.print(table)
+    console.print(f"Rule for images: {evaluation.rule}.", highlight=False)
+    console.print(evaluation.audit.line(), highlight=False, soft_wrap=True)

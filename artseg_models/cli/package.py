@@ -1,0 +1,134 @@
+"""`artseg export` and `artseg package`: write model packages and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from artseg_models.cli.terminal import app, console
+
+PackagePath = Annotated[Path, typer.Argument(help="A package: zip file or folder.")]
+
+
+@app.command("export", rich_help_panel="Main job")
+def export_run(
+    run: Annotated[Path, typer.Argument(help="Run folder, as given to `artseg train --out`.", file_okay=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the packages; packages/ in the run folder if not given.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the packages; that of the run if not given.")] = None,
+    model_version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
+    author: Annotated[str, typer.Option(help="Who trained the model.")] = "ArtSeg developers",
+    maintainer: Annotated[
+        str | None, typer.Option(help="GitHub user who answers questions; the Model Zoo asks for one.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
+) -> None:
+    """Write a run's Model Zoo packages: NAME-unet.zip, NAME-classifier.zip and NAME-combined.zip.
+
+    The combined one gives a mask instead of a map, for programs that only run a network, such as deepImageJ.
+
+    Those that end in -0.5.10.zip are the same models in the format that deepImageJ, ilastik and older versions of
+    bioimageio.core open.
+    """
+    from artseg_models.packages.export import export_packages
+
+    exported = export_packages(
+        run,
+        out or run / "packages",
+        name=name,
+        version=model_version,
+        author=author,
+        maintainer=maintainer,
+        licence=licence,
+    )
+    for path in exported.paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+package_app = typer.Typer(no_args_is_help=True, help="Look at a model: where it comes from, and whether it is whole.")
+app.add_typer(package_app, name="package", rich_help_panel="More")
+
+
+@package_app.command("info")
+def package_info(package: PackagePath) -> None:
+    """Show what a package is, and the cutoff, smallest artifact and gate that it states."""
+    from artseg_models.packages.read import read_package
+
+    read = read_package(package, any_kind=True)
+    origin = "" if read.stated else " (not stated by the package)"
+    numbers = {name: value for name, value in read.validation.items() if isinstance(value, int | float)}
+    rows = {
+        "id": read.id,
+        "name": read.name,
+        "version": read.version,
+        "kind": read.kind,
+        "SHA-256": read.sha256,
+        "format": read.format_version,
+        "weights": ", ".join(read.weights),
+        "image size": f"from {read.y.minimum} x {read.x.minimum} pixels, in steps of {read.y.step} x {read.x.step}",
+        "cutoff": f"{read.cutoff:g}{origin}",
+        "smallest artifact": f"{read.smallest_artifact_px} pixels{origin}",
+        "gate": "none" if read.gate_threshold is None else f"{read.gate_threshold:g}",
+        "pixel size": "unknown" if read.pixel_size_um is None else f"{read.pixel_size_um:g} um",
+        "trained on": _trained_on(read.training),
+        "validation": ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) or "not stated",
+        "preprocessing": ", ".join(operation.id for operation in read.preprocessing) or "none",
+        "postprocessing": ", ".join(operation.id for operation in read.postprocessing) or "none",
+        "authors": ", ".join(read.authors),
+        "licence": read.licence,
+        "cite": "; ".join(citation.doi or citation.text for citation in read.cite),
+        "description": read.description,
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for row, value in rows.items():
+        table.add_row(row, escape(value))
+    console.print(table, highlight=False)
+
+
+def _trained_on(training: Mapping[str, Any]) -> str:
+    """Name a model's labels and how many images of each split they are."""
+    counts: Mapping[str, Mapping[str, int]] = training.get("counts") or {}
+    images = [
+        f"{split}: {', '.join(f'{number} {label}' for label, number in of_split.items())}"
+        for split, of_split in counts.items()
+    ]
+    return "; ".join([str(training.get("source") or "not stated"), *images])
+
+
+@package_app.command("check")
+def package_check(
+    package: PackagePath,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also test the state dict, which runs the package's own Python.")
+    ] = False,
+) -> None:
+    """Say which programs open a package and why not, and test it with the Model Zoo's own reader.
+
+    Whether a program opens it follows from rules, each with its source; only what the second table names was run.
+    Exits with 1 when ArtSeg does not open it or the Zoo's test fails.
+    """
+    from artseg_models.packages.check import check_package
+
+    found = check_package(package, trust=trust)
+    if found.consumers:
+        programs = Table("program", "opens it", "why not, or what to know", "rule from")
+        for verdict in found.consumers:
+            opens = "[green]yes[/]" if verdict.opens else "[red]no[/]"
+            reasons, sources = (escape("; ".join(texts)) for texts in (verdict.reasons, verdict.sources))
+            programs.add_row(verdict.consumer, opens, reasons, sources)
+        console.print(programs, highlight=False)
+    table = Table("tried here", "outcome", "detail")
+    colours = {"passed": "green", "failed": "red", "not run": "yellow"}
+    for finding in found.findings:
+        table.add_row(finding.what, f"[{colours[finding.outcome]}]{finding.outcome}[/]", escape(finding.detail))
+    console.print(table, highlight=False)
+    if found.failed:
+        raise typer.Exit(1)

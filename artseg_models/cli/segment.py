@@ -1,0 +1,88 @@
+"""`artseg segment`: masks of files and folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
+from artseg_models.errors import ArtSegError
+
+
+@app.command(rich_help_panel="Main job")
+def segment(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    model: Annotated[
+        Path,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model: NAME-unet.zip of a training, or another package of the BioImage Model Zoo.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, maps and segmentation.csv.")],
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
+    cutoff: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Pixels from this probability on are artifact; lower finds more. Default: as the model says.",
+        ),
+    ] = None,
+    smallest_artifact: Annotated[
+        int | None, typer.Option(min=0, help="Drop artifacts with fewer pixels. Default: as the model says.")
+    ] = None,
+    smallest_artifact_um2: Annotated[
+        float | None, typer.Option(min=0, help="The same as an area in um2; needs the images' pixel size.")
+    ] = None,
+    gate_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Image probability below which an image is clean. Default: as the model says."),
+    ] = None,
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Whether the classifier may call a whole image clean.")
+    ] = True,
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write pictures with the artifacts outlined.")
+    ] = False,
+    geojson: Annotated[bool, typer.Option("--geojson", help="Also write outlines that QuPath opens.")] = False,
+) -> None:
+    """Write an artifact mask and a probability map for every image, and one table for all.
+
+    NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability of artifact, 0 to 1,
+    and segmentation.csv one row for each image: verdict, area fraction, number of artifacts. A file that cannot be
+    used is listed there and at the end; the others are done.
+    """
+    if smallest_artifact is not None and smallest_artifact_um2 is not None:
+        raise typer.BadParameter("give --smallest-artifact or --smallest-artifact-um2, not both")
+    from artseg_models.packages.read import read_package
+    from artseg_models.predict import Predictor
+    from artseg_models.segment import images_of, segment_images
+
+    done = segment_images(
+        Predictor(read_package(model), device=device),
+        images_of(images),
+        out,
+        cutoff=cutoff,
+        smallest_artifact_px=smallest_artifact,
+        smallest_artifact_um2=smallest_artifact_um2,
+        gate=gate,
+        gate_threshold=gate_threshold,
+        plane=plane,
+        pixel_size_um=pixel_size,
+        overlay=overlay,
+        geojson=geojson,
+    )
+    console.print(f"{done.done} images segmented; table: {done.table}")
+    if done.failed:
+        listed = "\n".join(f"  {path}: {reason}" for path, reason in done.failed)
+        raise ArtSegError(
+            f"{len(done.failed)} of {done.done + len(done.failed)} images could not be segmented:\n{listed}"
+        )

@@ -1,0 +1,40 @@
+"""The application that every verb registers with, and what verbs share: terminal, common options."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="artseg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",  # without it, lines of a docstring are not joined to the terminal's width
+    help="""Find dust, fibres, bubbles and dead cells in brightfield images, and mask them.
+
+You sort whole images into clean and artifact; nobody draws outlines. In this order:
+
+1. `artseg labels check LABELS` looks through the sorted images.
+
+2. `artseg train LABELS --out runs/NAME` learns a model from them.
+
+3. `artseg segment IMAGES --model runs/NAME/packages/NAME-unet.zip --out masks` writes the masks; in CellProfiler the
+module SegmentArtifacts does so, after `artseg cellprofiler install`.
+
+`artseg demo` shows all of it on simulated images.""",
+)
+console = Console()
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
+DEVICE_HELP = (
+    "Where the network runs: auto takes a graphics card where there is one, cuda is an NVIDIA card, mps an Apple one, "
+    "cpu the processor."
+)
+
+LABELS_HELP = (
+    "A folder with the subfolders clean and artifact; or a table labels.csv with the columns image and label, and if "
+    "wanted split, group and mask; or a folder in the layout of ArtSeg-CHO-M4R."
+)

@@ -1,0 +1,73 @@
+"""`artseg train`: from labels to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from artseg_models.cli.terminal import LABELS_HELP, app, console
+from artseg_models.errors import ArtSegError
+
+
+@app.command(rich_help_panel="Main job")
+def train(
+    labels: Annotated[
+        Path,
+        typer.Argument(help=LABELS_HELP),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder, e.g. runs/my-plate.")],
+    preset: Annotated[
+        Literal["quick", "paper"],
+        typer.Option(
+            help="quick: small networks on binned images, minutes on a laptop. paper: ResNet50 and the full U-Net for "
+            "150 epochs, as published; for a GPU."
+        ),
+    ] = "quick",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change one setting of the preset, e.g. --set unet.schedule.epochs=30 --set binning=2 "
+            "--set device=cuda. Repeat for more; configuration.json in a run folder shows all names.",
+        ),
+    ] = None,
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
+    ] = None,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Train only; run `artseg export` later.")] = False,
+) -> None:
+    """Learn to find artifacts from images sorted into clean and artifact.
+
+    A classifier learns the labels, ScoreCAM shows which pixels convinced it, and a U-Net learns these pixels. Masks
+    are not needed: they are read only if `--set choose_by=masks` asks for it, and images of the test split never.
+
+    The model, for `artseg segment` and CellProfiler, is packages/NAME-unet.zip in the run folder; training.png there
+    shows what was learned. A training that was stopped goes on with the same command.
+    """
+    from artseg_models.methods import train as train_run
+    from artseg_models.packages.export import export_packages
+    from artseg_models.report.training import write_training_sheet
+    from artseg_models.training.configuration import configure, parse_overrides
+
+    try:
+        overrides = {
+            **parse_overrides(settings or []),
+            **({} if plane is None else {"plane": plane}),
+            **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
+        }
+        configure(preset, seed=seed, overrides=overrides)
+    except ArtSegError as error:
+        raise typer.BadParameter(str(error)) from error
+    run = train_run(labels, out, preset=preset, seed=seed, overrides=overrides)
+    if not (run / "training.png").exists():
+        write_training_sheet(run, run / "training.png")
+    console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
+    if no_export:
+        return
+    for package in export_packages(run, run / "packages").paths:
+        console.print(f"Package: {package}")
