@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tifffile
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,6 +32,24 @@ def shared_data() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real images at {folder}; set ARTSEG_SHARED_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A real browser without window; a test that needs it is skipped where Chromium is not installed."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on PATH; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    # no sandbox: it cannot be made where the tests run as root; the rest keeps the browser off the network
+    quiet = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*quiet.split(), "--disable-sync", "--no-first-run"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
