@@ -114,6 +114,33 @@ def read_image(path: Path, *, plane: int | None = None, pixel_size_um: float | N
     )
 
 
+def read_samples(path: Path, *, plane: int | None = None) -> NDArray[Any]:
+    """Read one plane with all its colours as stored, for pictures that are to look like the original.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF, PNG or JPEG.
+    plane : int, optional
+        Which plane, from 0, where the file holds several.
+
+    Returns
+    -------
+    ndarray of shape (y, x) or (y, x, 3)
+        As stored, alpha left out.
+
+    Raises
+    ------
+    ArtSegError
+        As `read_image`.
+    """
+    pixels, _ = _read(path, plane)
+    if pixels.ndim == 2:
+        return pixels
+    colours = _colours(pixels)
+    return colours[..., 0] if colours.shape[-1] == 1 else colours
+
+
 def read_mask_image(path: Path) -> NDArray[Any]:
     """Read a mask or label image with its values as stored.
 

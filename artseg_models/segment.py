@@ -17,7 +17,8 @@ from skimage.segmentation import find_boundaries  # pyright: ignore[reportUnknow
 
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files, write_text
-from artseg_models.images import BrightfieldImage, find_images, read_image, save_image
+from artseg_models.fill import FillSettings, audit_of, fill, refuse_original
+from artseg_models.images import BrightfieldImage, find_images, read_image, read_samples, save_image
 from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import Package
 from artseg_models.predict import Prediction, Predictor
@@ -99,6 +100,7 @@ def segment_images(
     pixel_size_um: float | None = None,
     overlay: bool = False,
     geojson: bool = False,
+    filled: FillSettings | None = None,
 ) -> Segmented:
     """Find the artifacts in many images and write what was found.
 
@@ -123,6 +125,9 @@ def segment_images(
         Also write ``NAME_overlay.png``, the image with the artifacts outlined.
     geojson : bool
         Also write ``NAME_artifacts.geojson``, the outlines for QuPath and others.
+    filled : FillSettings, optional
+        Also write ``NAME_filled.tif``: the image with the artifacts replaced by background, in its own dtype, colours
+        and pixel size. Never over the original.
 
     Returns
     -------
@@ -150,7 +155,16 @@ def segment_images(
                 pixel_size_um=image.pixel_size_um,
                 source=str(path),
             )
-            _write(out / stem, image, found, predictor.package, overlay=overlay, geojson=geojson)
+            _write(
+                out / stem,
+                image,
+                found,
+                predictor.package,
+                overlay=overlay,
+                geojson=geojson,
+                filled=filled,
+                plane=plane,
+            )
         except ArtSegError as error:
             logger.debug("%s", error)  # told at the end
             failed.append((path, str(error)))
@@ -211,7 +225,15 @@ def _row(image: BrightfieldImage, found: Prediction, package: Package) -> dict[s
 
 
 def _write(
-    stem: Path, image: BrightfieldImage, found: Prediction, package: Package, *, overlay: bool, geojson: bool
+    stem: Path,
+    image: BrightfieldImage,
+    found: Prediction,
+    package: Package,
+    *,
+    overlay: bool,
+    geojson: bool,
+    filled: FillSettings | None,
+    plane: int | None,
 ) -> None:
     audit = found.audit(package).fields()
     size = image.pixel_size_um
@@ -224,6 +246,11 @@ def _write(
     if geojson:
         outlines = json.dumps(to_geojson(found.labels, properties=audit))
         writers["_artifacts.geojson"] = lambda path: path.write_bytes(outlines.encode())
+    if filled is not None:
+        refuse_original(image.path, stem.with_name(stem.name + "_filled.tif"))
+        picture = fill(read_samples(image.path, plane=plane), found.mask, settings=filled, source=str(image.path))
+        made = audit | audit_of(image.path, found.mask, filled)
+        writers["_filled.tif"] = lambda path: save_image(path, picture, audit=made, pixel_size_um=size)
     # all or none: a new mask beside the probability map of an earlier run would mislead
     with whole_files([stem.with_name(stem.name + ending) for ending in writers]) as places:
         for write, place in zip(writers.values(), places, strict=True):

@@ -53,15 +53,24 @@ def segment(
         bool, typer.Option("--overlay", help="Also write pictures with the artifacts outlined.")
     ] = False,
     geojson: Annotated[bool, typer.Option("--geojson", help="Also write outlines that QuPath opens.")] = False,
+    fill: Annotated[
+        bool,
+        typer.Option("--fill", help="Also write the images with artifacts replaced by background, for showing."),
+    ] = False,
+    fill_margin: Annotated[int, typer.Option(min=0, help="With --fill: pixels around each artifact to replace.")] = 0,
 ) -> None:
     """Write an artifact mask and a probability map for every image, and one table for all.
 
     NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability of artifact, 0 to 1,
     and segmentation.csv one row for each image: verdict, area fraction, number of artifacts. A file that cannot be
     used is listed there and at the end; the others are done.
+
+    With --fill, NAME_filled.tif is the image with artifacts replaced by a smooth background with noise. It is a picture
+    to show: cells under the artifacts are gone, so measure in the original with the mask.
     """
     if smallest_artifact is not None and smallest_artifact_um2 is not None:
         raise typer.BadParameter("give --smallest-artifact or --smallest-artifact-um2, not both")
+    from artseg_models.fill import FillSettings
     from artseg_models.packages.read import read_package
     from artseg_models.predict import Predictor
     from artseg_models.segment import images_of, segment_images
@@ -79,6 +88,7 @@ def segment(
         pixel_size_um=pixel_size,
         overlay=overlay,
         geojson=geojson,
+        filled=FillSettings(margin=fill_margin) if fill else None,
     )
     console.print(f"{done.done} images segmented; table: {done.table}")
     if done.failed:
