@@ -23,9 +23,19 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import Label, LabelledImage, read_mask
-from artseg_models.metrics import Counts, count_agreement, mean_defined, pool
+from artseg_models.metrics import Counts, Curve, count_agreement, mean_defined, pool
 from artseg_models.predict import Audit, Prediction, Predictor
 from artseg_models.progress import track
+from artseg_models.scores import (
+    Distribution,
+    FieldScore,
+    Figure,
+    curve_of,
+    distribution,
+    image_figures,
+    pixel_figures,
+    score_field,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +69,8 @@ class ImageScore:
         Artifact objects in the scored area.
     area_fraction : float
         Share of the scored area that is predicted artifact, 0..1.
-    pixels : Counts or None
-        Pixels of the scored area against the true mask; None for an artifact image without a mask.
+    field : FieldScore or None
+        Pixels and objects of the scored area against the true mask; None for an artifact image without a mask.
     seconds : float
         Prediction alone.
     """
@@ -71,8 +81,13 @@ class ImageScore:
     image_probability: float | None
     objects: int
     area_fraction: float
-    pixels: Counts | None
+    field: FieldScore | None
     seconds: float
+
+    @property
+    def pixels(self) -> Counts | None:
+        """Pixels of the scored area against the true mask; None for an artifact image without a mask."""
+        return None if self.field is None else self.field.pixels
 
 
 @dataclass(frozen=True)
@@ -109,10 +124,39 @@ class Evaluation:
     @property
     def pixels(self) -> Counts | None:
         """Pixels pooled over all images with a known mask; None when no artifact image has one."""
-        known = [score for score in self.scores if score.pixels is not None]
-        if not any(score.item.label == "artifact" for score in known):
-            return None
-        return pool(score.pixels for score in known if score.pixels is not None)
+        return pool(score.field.pixels for score in self.known if score.field) if self.known else None
+
+    @property
+    def known(self) -> tuple[ImageScore, ...]:
+        """Images with a known mask, clean ones among them; none where no artifact image has one."""
+        known = tuple(score for score in self.scores if score.field is not None)
+        return known if any(score.item.label == "artifact" for score in known) else ()
+
+    @property
+    def curve(self) -> Curve | None:
+        """Precision and recall of pixels at every cutoff, pooled; None when no artifact image has a mask."""
+        fields = [score.field for score in self.known if score.field is not None]
+        return curve_of(fields) if fields else None
+
+    def figures(self) -> dict[str, Figure]:
+        """Every pooled figure with its confidence interval over groups: images, pixels, objects."""
+        truth = np.array([score.item.label == "artifact" for score in self.scores], dtype=np.bool_)
+        verdict = np.array([score.verdict == "artifact" for score in self.scores], dtype=np.bool_)
+        found = image_figures(truth, verdict, [score.item.group for score in self.scores])
+        fields = [score.field for score in self.known if score.field is not None]
+        if fields:
+            found |= pixel_figures(fields, [score.item.group for score in self.known])
+        return found
+
+    def distributions(self) -> dict[str, Distribution]:
+        """How figures are spread over images: of artifact images with a mask, and the area marked in clean ones."""
+        spoilt = [score.pixels for score in self.known if score.item.label == "artifact" and score.pixels is not None]
+        found = {
+            f"artifact_images_{name}": distribution([getattr(pixels, name) for pixels in spoilt])
+            for name in ("precision", "recall", "f1", "iou")
+        }
+        clean = [score.area_fraction for score in self.scores if score.item.label == "clean"]
+        return found | {"clean_images_area_fraction": distribution(clean)}
 
     def summary(self) -> dict[str, object]:
         """Everything as plain values for JSON; ratios that are not defined are None."""
@@ -132,6 +176,10 @@ class Evaluation:
                 name: defined(mean_defined(getattr(score.pixels, name) for score in with_mask))
                 for name in ("precision", "recall", "f1", "iou")
             },
+            "figures": {name: _plain(figure) for name, figure in self.figures().items()},
+            "intervals": "95 %, percentiles of a bootstrap that draws groups of images",
+            "groups": len({score.item.group for score in self.scores}),
+            "distributions": {name: _plain(spread) for name, spread in self.distributions().items()},
             "seconds_per_image": defined(mean_defined(score.seconds for score in self.scores)),
             "failed": [{"image": str(item.path), "reason": reason} for item, reason in self.failed],
             "audit": vars(self.audit),
@@ -224,12 +272,15 @@ def read_ignore(path: Path) -> NDArray[np.bool_]:
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
-    """Write `evaluation.csv` (a line an image, failed ones too) and `evaluation.json` (the summary).
+    """Write `evaluation.csv`, `evaluation.json`, and with masks `precision_recall.csv`.
+
+    The first has a line an image, failed ones too; the second the summary: figures with intervals, distributions; the
+    third precision, recall and IoU of pixels by cutoff.
 
     Returns
     -------
     tuple of Path
-        Both files.
+        The table of images and the summary.
     """
     table, summary = out / "evaluation.csv", out / "evaluation.json"
     text = io.StringIO(newline="")
@@ -241,7 +292,18 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
         writer.writerow({**_identity(item, evaluation.audit), "error": reason})
     write_text(table, text.getvalue())
     write_json(summary, evaluation.summary())
+    curve = evaluation.curve
+    if curve is not None:
+        write_text(out / "precision_recall.csv", curve_table(curve))
     return table, summary
+
+
+def curve_table(curve: Curve) -> str:
+    """Write a precision-recall curve as CSV: cutoff, precision, recall, IoU."""
+    lines = ["cutoff,precision,recall,iou"]
+    for values in zip(curve.cutoff, curve.precision, curve.recall, curve.iou, strict=True):
+        lines.append(",".join(f"{value:.6g}" for value in values))
+    return "\n".join(lines) + "\n"
 
 
 def as_dict(counts: Counts) -> dict[str, float | int | None]:
@@ -278,6 +340,8 @@ _COLUMNS: tuple[str, ...] = (
     "false_positive",
     "false_negative",
     "true_negative",
+    "true_objects",
+    "average_object_iou",
     "seconds",
     "error",
     "model_id",
@@ -315,7 +379,15 @@ def _score(
         image_probability=prediction.image_probability,
         objects=objects,
         area_fraction=float(np.mean(prediction.mask[scored])) if scored.any() else 0.0,
-        pixels=count_agreement(read_mask(item, shape=labels.shape), prediction.mask, valid=scored) if known else None,
+        field=score_field(
+            read_mask(item, shape=labels.shape),
+            labels,
+            prediction.probability,
+            gate_open=prediction.gate_open,
+            valid=scored,
+        )
+        if known
+        else None,
         seconds=prediction.seconds,
     )
     return prediction, score
@@ -352,4 +424,11 @@ def _row(score: ImageScore, audit: Audit) -> dict[str, object]:
     }
     if score.pixels is not None:
         row |= as_dict(score.pixels)
+    if score.field is not None:
+        row["average_object_iou"] = defined(mean_defined(score.field.overlaps))
+        row["true_objects"] = score.field.overlaps.size
     return row
+
+
+def _plain(values: Figure | Distribution) -> dict[str, float | int | None]:
+    return {name: value if isinstance(value, int) else defined(value) for name, value in values._asdict().items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from artseg_models.cli.terminal import DEVICE_HELP, LABELS_HELP, Device, app, console
@@ -29,7 +30,7 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", file_okay=False, help="Folder for evaluation.csv, .json and overlays.png."),
+        typer.Option("--out", "-o", file_okay=False, help="Folder for tables, curve, figure and overlays."),
     ] = None,
     cutoff: Annotated[float | None, typer.Option(min=0, max=1, help="Instead of the model's own cutoff.")] = None,
     smallest_artifact: Annotated[
@@ -47,13 +48,18 @@ def evaluate(
 
     Precision is the share of what was found that is right, recall the share of the true that was found, F1 their
     mean, IoU the overlap of found and drawn area divided by their union. Images without a drawn mask count for the
-    verdicts only.
+    verdicts only. Objects are connected artifacts; a true one counts as found where it overlaps a found one by that
+    IoU or more. Brackets hold 95 % confidence intervals, by drawing groups of images anew.
+
+    With --out: evaluation.json (every figure, its interval, and how it is spread over images), evaluation.csv (a line
+    an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure) and overlays.png.
     """
     from artseg_models.evaluate import Options, read_ignore, write_evaluation
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
     from artseg_models.packages.read import read_package
     from artseg_models.predict import Predictor
+    from artseg_models.report.evaluation import write_evaluation_figure
     from artseg_models.report.montage import write_montage
 
     found = read_labels(labels, mask_polarity=mask_polarity)
@@ -71,7 +77,10 @@ def evaluate(
     if out is not None:
         write_montage(predictor, evaluation, out / "overlays.png", options=options, plane=plane)
         write_evaluation(evaluation, out)
-        console.print(f"Written to {out}: evaluation.csv, evaluation.json, overlays.png", highlight=False)
+        write_evaluation_figure(evaluation, out / "evaluation.png")
+        listed = "evaluation.csv, evaluation.json, evaluation.png, overlays.png"
+        more = "" if evaluation.curve is None else ", precision_recall.csv"
+        console.print(f"Written to {out}: {listed}{more}", highlight=False)
     if evaluation.failed:
         listed = "\n".join(f"  {item.path}: {reason}" for item, reason in evaluation.failed)
         raise ArtSegError(f"{len(evaluation.failed)} of {len(items)} images could not be scored:\n{listed}")
@@ -92,5 +101,31 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
             *map(str, (counts.true_positive, counts.false_positive, counts.false_negative)),
         )
     console.print(table)
+    figures = evaluation.figures()
+    shown = {
+        "image_f1": "F1 of images",
+        "pixel_f1": "F1 of pixels",
+        "pixel_iou": "IoU of pixels",
+        "pixel_pr_area": "Area under precision-recall curve",
+        "object_f1_iou_0.5": "F1 of objects at IoU 0.5",
+        "average_object_iou": "Average IoU of objects",
+    }
+    details = Table(title="Figures with 95 % confidence intervals", title_justify="left")
+    details.add_column("")
+    details.add_column("value", justify="right")
+    details.add_column("interval", justify="right")
+    for name, title in shown.items():
+        if name in figures:
+            value, low, high = figures[name]
+            interval = "-" if low != low else f"[{low:.3f}, {high:.3f}]"
+            details.add_row(title, "-" if value != value else f"{value:.3f}", escape(interval))
+    console.print(details)
+    spread = evaluation.distributions()["artifact_images_iou"]
+    if spread.images:
+        console.print(
+            f"IoU of single artifact images: median {spread.median:.3f}, half of them from {spread.lower_quartile:.3f} "
+            f"to {spread.upper_quartile:.3f} ({spread.images} images).",
+            highlight=False,
+        )
     console.print(f"Rule for images: {evaluation.rule}.", highlight=False)
     console.print(evaluation.audit.line(), highlight=False, soft_wrap=True)

@@ -79,6 +79,15 @@ def outline(axes: Axes, mask: NDArray[np.bool_], *, color: str, width: float = 1
     axes.set_ylim(height - 0.5, -0.5)
 
 
+def plain(axes: Axes) -> None:
+    """Give a chart light axes and a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#A9B4BE")
+    axes.tick_params(colors=MUTED, labelsize=9)
+    axes.grid(color="#E6EAEE", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
 def save_figure(figure: Figure, path: Path, *, dpi: float = 110, audit: Mapping[str, str] | None = None) -> None:
     """Write a figure as PNG, whole or not at all; `audit` goes into the file's text fields."""
     with whole_file(path) as temporary:

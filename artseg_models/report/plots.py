@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from artseg_models.report.comparison import MEASURES, SIGNAL, Comparison, Measure, Row, Run, mean_error
-from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE
+from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, plain
 
 RUNS: tuple[tuple[Run, str, str], ...] = (
     ("without", "Without artifact masks", ORANGE),
@@ -54,7 +54,7 @@ def truth_plot(comparison: Comparison) -> Figure:
                 axes.set_title(f"mean error\n{' / '.join(said)}", loc="right", fontsize=9, color=INK)
             axes.set_xlabel(f"simulated truth ({measure.unit})")
             axes.set_ylabel(f"CellProfiler ({measure.unit})")
-            _plain(axes)
+            plain(axes)
     grid[0, 0].legend(loc="upper left", fontsize=9, frameon=False)
     return figure
 
@@ -82,7 +82,7 @@ def dose_plot(comparison: Comparison) -> Figure | None:
         axes.set_title(name, loc="left", fontsize=11, color=color, fontweight="bold")
         axes.set_xlabel("dose of the well (as simulated)")
         axes.legend(fontsize=9, frameon=False)
-        _plain(axes)
+        plain(axes)
     panels[0].set_ylabel(f"mean nuclear signal ({SIGNAL.unit})")
     return figure
 
@@ -93,11 +93,3 @@ def _limits(rows: Sequence[Row], measure: Measure) -> tuple[float, float]:
     low, high = min(defined), max(defined)
     margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#A9B4BE")
-    axes.tick_params(colors=MUTED, labelsize=9)
-    axes.grid(color="#E6EAEE", linewidth=0.8)
-    axes.set_axisbelow(True)

@@ -260,6 +260,36 @@ def test_files_say_which_model_made_them(predictor: Predictor, labels: LabelSet,
         assert digest in picture.info["Description"]
 
 
+def test_objects_curve_intervals_and_spread(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:
+    evaluation = evaluate(predictor, labels.images, options=Options(gate=False))
+    figures = evaluation.figures()
+    # objects: exact and dim found, shifted by 192 of 320 pixels, one false alarm
+    assert figures["average_object_iou"].value == pytest.approx((1 + 1 + 192 / 320) / 3)
+    assert figures["object_f1_iou_0.5"].value == pytest.approx(6 / 7)
+    assert figures["object_f1_iou_0.7"].value == pytest.approx(4 / 7)
+    assert figures["pixel_iou"].low < figures["pixel_iou"].value < figures["pixel_iou"].high
+    assert figures["image_f1"].value == evaluation.images.f1
+    spread = evaluation.distributions()
+    assert spread["artifact_images_iou"].median == 1
+    assert spread["artifact_images_iou"].smallest == pytest.approx(0.6)
+    assert spread["clean_images_area_fraction"].largest == pytest.approx(64 / SIDE**2)
+    # the gate sets the pixels of the dim image to probability 0
+    gated, curve = evaluate(predictor, labels.images).curve, evaluation.curve
+    assert curve is not None
+    assert gated is not None
+    assert gated.area < curve.area
+    table, summary = write_evaluation(evaluation, tmp_path / "out")
+    content = json.loads(summary.read_text())
+    assert content["figures"]["average_object_iou"]["value"] == pytest.approx(figures["average_object_iou"].value)
+    assert content["groups"] == 6
+    lines = list(csv.DictReader((tmp_path / "out" / "precision_recall.csv").read_text().splitlines()))
+    used = min(lines, key=lambda line: abs(float(line["cutoff"]) - 0.5))
+    assert float(used["recall"]) == pytest.approx(evaluation.pixels.recall if evaluation.pixels else -1, abs=0.01)
+    rows = {Path(row["image"]).stem: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert float(rows["shifted"]["average_object_iou"]) == pytest.approx(0.6)
+    assert rows["unmasked"]["average_object_iou"] == ""
+
+
 def test_without_any_mask_pixels_are_not_reported(predictor: Predictor, labels: LabelSet) -> None:
     items = [item for item in labels.images if item.mask is None]
     evaluation = evaluate(predictor, items)
@@ -283,8 +313,10 @@ def test_command_line(package: Path, labels: LabelSet, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert {path.name for path in out.iterdir()} == {"evaluation.csv", "evaluation.json", "overlays.png"}
+    written = {"evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png", "precision_recall.csv"}
+    assert {path.name for path in out.iterdir()} == written
     assert "0.750" in done.output  # image recall
+    assert "IoU of single artifact images: median 0.600" in done.output  # 0, 192 of 320, 1
     assert "bright-artifact" in done.output
 
     missing = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--split", "train"])

@@ -1,0 +1,85 @@
+"""One figure of an evaluation: precision-recall curve, spread over images, figures with intervals."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# matplotlib leaves the types of its keyword arguments open.
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from artseg_models.evaluate import Evaluation
+from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, plain, save_figure
+from artseg_models.scores import Figure as Value
+
+_SHOWN: Mapping[str, str] = {
+    "image_precision": "images: precision",
+    "image_recall": "images: recall",
+    "image_f1": "images: F1",
+    "pixel_precision": "pixels: precision",
+    "pixel_recall": "pixels: recall",
+    "pixel_f1": "pixels: F1",
+    "pixel_iou": "pixels: IoU",
+    "pixel_pr_area": "pixels: area under curve",
+    "object_f1_iou_0.1": "objects: F1 at IoU 0.1",
+    "object_f1_iou_0.5": "objects: F1 at IoU 0.5",
+    "average_object_iou": "objects: average IoU",
+}
+
+
+def write_evaluation_figure(evaluation: Evaluation, path: Path) -> None:
+    """Draw an evaluation as PNG, whole or not at all; without masks only the figures of images are shown."""
+    figure = Figure(figsize=(12.5, 4.3), layout="constrained")
+    curve_axes, spread_axes, value_axes = figure.subplots(1, 3, width_ratios=(1, 0.8, 1.25))
+    _draw_curve(curve_axes, evaluation)
+    _draw_spread(spread_axes, evaluation)
+    _draw_values(value_axes, evaluation.figures())
+    figure.supxlabel(evaluation.audit.line(), fontsize=6.5, color=MUTED, x=0.01, ha="left")
+    save_figure(figure, path, audit={"Description": evaluation.audit.line()})
+
+
+def _draw_curve(axes: Axes, evaluation: Evaluation) -> None:
+    axes.set_title("Pixels at every cutoff", loc="left", fontsize=10, color=INK)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision")
+    plain(axes)
+    curve, pixels = evaluation.curve, evaluation.pixels
+    if curve is None or pixels is None:
+        axes.text(0.5, 0.5, "no masks", ha="center", color=MUTED)
+        return
+    axes.plot(curve.recall, curve.precision, color=BLUE, linewidth=1.8, label=f"area {curve.area:.3f}")
+    used = f"cutoff {evaluation.audit.cutoff:.3g}, smallest {evaluation.audit.smallest_artifact_px} px"
+    axes.scatter([pixels.recall], [pixels.precision], s=55, color=ORANGE, edgecolor="white", zorder=3, label=used)
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
+
+
+def _draw_spread(axes: Axes, evaluation: Evaluation) -> None:
+    axes.set_title("Single artifact images", loc="left", fontsize=10, color=INK)
+    plain(axes)
+    spoilt = [score.pixels for score in evaluation.known if score.item.label == "artifact" and score.pixels is not None]
+    names = ("precision", "recall", "iou")
+    columns = [[v for v in (getattr(pixels, name) for pixels in spoilt) if v == v] for name in names]
+    if not any(columns):
+        axes.text(0.5, 0.5, "no masks", ha="center", color=MUTED)
+        return
+    axes.boxplot(columns, widths=0.5, showfliers=False, medianprops={"color": ORANGE})
+    random = np.random.default_rng(0)  # only spreads the points sideways
+    for at, column in enumerate(columns, start=1):
+        axes.scatter(at + random.uniform(-0.16, 0.16, len(column)), column, s=9, color=BLUE, alpha=0.5, linewidth=0)
+    axes.set_xticks(range(1, len(names) + 1), ["precision", "recall", "IoU"])
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _draw_values(axes: Axes, figures: Mapping[str, Value]) -> None:
+    axes.set_title("Over all images, 95 % intervals over groups", loc="left", fontsize=10, color=INK)
+    shown = [(title, figures[name]) for name, title in _SHOWN.items() if name in figures and figures[name].value >= 0]
+    for at, (_, (value, low, high)) in enumerate(reversed(shown)):
+        axes.plot([low, high], [at, at], color=BLUE, linewidth=2, alpha=0.6)
+        axes.scatter([value], [at], s=32, color=BLUE, zorder=3)
+        axes.text(1.06, at, f"{value:.3f}", va="center", fontsize=8.5, color=INK)
+    axes.set_yticks(range(len(shown)), [title for title, _ in reversed(shown)])
+    axes.set_xlim(-0.02, 1.2)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    plain(axes)
