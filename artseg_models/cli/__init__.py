@@ -18,7 +18,19 @@ from artseg_models.cli.terminal import app, console
 from artseg_models.errors import ArtSegError
 
 # each registers its verb with the application; the order is that of the help
-for _verb in ("labels", "simulate", "train", "segment", "fill", "package", "evaluate", "demo", "cellprofiler", "serve"):
+for _verb in (
+    "labels",
+    "simulate",
+    "train",
+    "segment",
+    "fill",
+    "package",
+    "evaluate",
+    "demo",
+    "cellprofiler",
+    "collection",
+    "serve",
+):
     importlib.import_module(f"artseg_models.cli.{_verb}")
 
 
