@@ -26,6 +26,7 @@ for _verb in (
     "fill",
     "package",
     "evaluate",
+    "impact",
     "demo",
     "cellprofiler",
     "collection",

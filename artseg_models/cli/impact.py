@@ -1,0 +1,218 @@
+"""`artseg impact`: what artifacts do to results, and what removing them gives back."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from artseg_models.cli.terminal import app, console
+from artseg_models.errors import ArtSegError
+
+if TYPE_CHECKING:
+    from artseg_models.impact.affinity import Affinity
+    from artseg_models.impact.wells import FieldIntensity
+
+impact_app = typer.Typer(
+    no_args_is_help=True, help="What artifacts do to your results, and what removing them gives back."
+)
+app.add_typer(impact_app, name="impact", rich_help_panel="More")
+
+
+@impact_app.command("affinity")
+def affinity(
+    layout: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="Plate layout, CSV: well, concentration_M (or _mM, _uM, _nM, _pM, or plain concentration), and if "
+            "wanted plate, experiment, compound, true_log_ic50.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for tables and figures.")],
+    treatment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TABLE",
+            help="From CellProfiler, repeatable: none=RESULTS, model=RESULTS, manual=RESULTS. TABLE is an output "
+            "folder with Image.csv, a CSV file, or the SQLite file of ExportToDatabase.",
+        ),
+    ] = None,
+    cell_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the cells' mean intensity; Cells:Intensity_MeanIntensity_Signal averages Cells.csv over "
+            "the pixels of all cells."
+        ),
+    ] = None,
+    background_column: Annotated[
+        str | None, typer.Option(help="Column of the background's mean intensity; without it nothing is subtracted.")
+    ] = None,
+    usable_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the usable share of the field; ArtSeg_AreaFraction_... is turned round."),
+    ] = None,
+    saturation_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the share of saturated pixels; ImageQuality_PercentMaximal_... is divided by 100."
+        ),
+    ] = None,
+    well_column: Annotated[str | None, typer.Option(help="Column of the well, instead of Metadata_Well.")] = None,
+    plate_column: Annotated[str | None, typer.Option(help="Column of the plate, instead of Metadata_Plate.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Instead of tables: folder with A01_s1_signal.tiff and so on."),
+    ] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="With --images: folder with label maps A01_s1_cells.tiff."),
+    ] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="With --images, repeatable: folder with A01_s1_artifacts.tiff (or A01_s1_brightfield_artifacts.tif, "
+            "as artseg segment writes). The treatment 'none' is always measured too.",
+        ),
+    ] = None,
+    channel: Annotated[str, typer.Option(help="With --images: the channel to measure.")] = "signal",
+    reference: Annotated[
+        str | None, typer.Option(help="Treatment that the others are compared with. Default: manual, else the first.")
+    ] = None,
+    slope: Annotated[
+        str, typer.Option(help="Hill coefficient: -1 for displacement, 1 for a rising response, or free to fit it.")
+    ] = "-1",
+    outliers: Annotated[
+        Literal["keep", "drop"], typer.Option(help="Whether outliers stay in the fit; they are listed either way.")
+    ] = "keep",
+    most_saturated: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out wells with more saturated pixels than this share.")
+    ] = 0.01,
+    least_usable: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out wells with less usable area than this share.")
+    ] = 0.05,
+) -> None:
+    """Fit dose-response curves with and without artifacts removed, and say how far the doses move.
+
+    Fields are averaged to wells, and the background is subtracted from the cells: the specific intensity. Each
+    experiment of the layout gives one curve for each treatment. Written are wells.csv, fits.csv, summary.csv, notes.txt
+    and curves.png/.svg.
+
+    Rules, each case listed in notes.txt: a well is left out when it was not measured, lost to artifacts
+    (--least-usable), has no cells or no background, or is saturated (--most-saturated). Outliers are wells that lie off
+    the curve of the others (false discovery rate 1 %). A curve without a half-maximal dose (not converged, interval
+    wider than the doses, more than a log unit beyond them) takes no part in the comparison.
+    """
+    from artseg_models.impact.affinity import compare_treatments, write_affinity
+    from artseg_models.impact.curves import write_curves
+    from artseg_models.impact.wells import read_layout, read_measurements
+
+    if bool(treatment) == (images is not None):
+        raise ArtSegError("Expected either tables (--treatment none=RESULTS ...) or images (--images and --cells).")
+    steep = None if slope == "free" else _number(slope)
+    places = read_layout(layout)
+    measured: dict[str, list[FieldIntensity]] = {}
+    if images is not None:
+        measured = _from_images(images, cells, _pairs(masks, "--masks"), channel)
+    else:
+        if cell_column is None:
+            raise ArtSegError("Expected --cell-column, the column of the cells' mean intensity in the tables.")
+        for name, source in _pairs(treatment, "--treatment").items():
+            measured[name] = read_measurements(
+                source,
+                cell=cell_column,
+                background=background_column,
+                usable=usable_column,
+                saturated=saturation_column,
+                well=well_column,
+                plate=plate_column,
+            )
+    compared = compare_treatments(
+        places,
+        measured,
+        reference=reference or ("manual" if "manual" in measured else next(iter(measured))),
+        slope=steep,
+        outliers=outliers,
+        most_saturated=most_saturated,
+        least_usable=least_usable,
+    )
+    write_affinity(compared, out)
+    write_curves(compared, out)
+    _show(compared)
+    console.print(
+        f"Written to {out}: wells.csv, fits.csv, summary.csv, notes.txt, curves.png, curves.svg", highlight=False
+    )
+
+
+def _from_images(
+    images: Path, cells: Path | None, masks: dict[str, Path], channel: str
+) -> dict[str, list[FieldIntensity]]:
+    from artseg_models.impact.wells import measure_images
+    from artseg_models.progress import track
+
+    if cells is None:
+        raise ArtSegError("Expected --cells, the folder with the cells' label maps, beside --images.")
+    return {
+        name: measure_images(
+            images,
+            cells,
+            masks=folder,
+            channel=channel,
+            progress=lambda paths, name=name: track(paths, f"Measuring, {name}", len(paths)),
+        )
+        for name, folder in ({**masks, "none": None}).items()
+    }
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, Path]:
+    pairs: dict[str, Path] = {}
+    for item in given or []:
+        name, equals, path = item.partition("=")
+        if not (name and equals and path):
+            raise typer.BadParameter(f"expected NAME=PATH, got '{item}'", param_hint=option)
+        if name in pairs:
+            raise typer.BadParameter(f"'{name}' is given twice", param_hint=option)
+        pairs[name] = Path(path)
+    return pairs
+
+
+def _number(slope: str) -> float:
+    try:
+        value = float(slope)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value == 0:
+        raise typer.BadParameter(f"expected free or a number other than 0, got '{slope}'", param_hint="--slope")
+    return value
+
+
+def _show(compared: Affinity) -> None:
+    from artseg_models.impact.affinity import PAPER
+
+    def text(value: float, paper: float = math.nan) -> str:
+        shown = "-" if math.isnan(value) else f"{value:.3f}"
+        return shown if math.isnan(paper) else f"{shown} ({paper:.2f})"
+
+    table = Table(title=f"Against '{compared.reference}' (in brackets: the paper, other images)", title_justify="left")
+    for name in ("", "log IC50 apart", "from truth", "R2", "Pearson r", "SD of replicates", "curves", "wells out"):
+        table.add_column(name, justify="right" if name else "left")
+    for one in compared.summaries:
+        paper = PAPER.get(one.treatment, {})
+        table.add_row(
+            one.treatment,
+            text(one.difference, paper.get("difference", math.nan)),
+            text(one.from_truth),
+            text(one.r2, paper.get("r2", math.nan)),
+            text(one.r, paper.get("r", math.nan)),
+            text(one.between_replicates, paper.get("between_replicates", math.nan)),
+            f"{one.compared}/{one.experiments}",
+            str(one.wells_left_out),
+        )
+    console.print(table)
+    for note in compared.notes:
+        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
