@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 from skimage.measure import label  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models import __version__
+from artseg_models.backends import OnnxBackend, load_state_dict, load_torchscript
 from artseg_models.errors import ArtSegError
+from artseg_models.files import sha256
 from artseg_models.images import check_pixels
 from artseg_models.packages.read import Package
 
@@ -27,6 +28,8 @@ WHOLE_PX = 8_000_000
 TILE_PX = 1024
 #: Nearly the U-Net's receptive field of about 300 pixels to each side.
 HALO_PX = 256
+#: how far beyond 0 and 1 a probability may lie by rounding
+_ROUNDING = 1e-3
 #: Five poolings: the grid on which tiles agree with the whole image.
 _POOLING = 32
 
@@ -181,6 +184,9 @@ class Predictor:
         From `artseg_models.packages.read.read_package`.
     device : {"auto", "cuda", "mps", "cpu"}
         Where the U-Net runs; "auto" takes a GPU where there is one. The classifier of the gate runs on the CPU.
+    trust : bool
+        Where the package has no other weights that run on the device, take its state dict, which runs its author's
+        Python.
     whole_px : int
         Images with more pixels, counted after binning, are predicted in tiles, which bounds memory.
     tile_px : int
@@ -191,7 +197,8 @@ class Predictor:
     Raises
     ------
     ArtSegError
-        The device is not there, or the package has no weights that ArtSeg may run (ONNX or TorchScript).
+        The device is not there, or the package has no weights that ArtSeg may run (ONNX, TorchScript, or a state dict
+        that is trusted), or they are damaged.
     """
 
     def __init__(
@@ -199,6 +206,7 @@ class Predictor:
         package: Package,
         *,
         device: str = "auto",
+        trust: bool = False,
         whole_px: int = WHOLE_PX,
         tile_px: int = TILE_PX,
         halo_px: int = HALO_PX,
@@ -212,15 +220,15 @@ class Predictor:
         self.device = resolve_device(device)
         weights = package.weights
         if self.device == "cpu" and "onnx" in weights:
-            self._segment = _onnx(weights["onnx"])
+            self.weight_format, self._segment = "onnx", OnnxBackend(weights["onnx"])
         elif "torchscript" in weights:
-            self._segment = _torchscript(weights["torchscript"], self.device)
+            self.weight_format, self._segment = "torchscript", load_torchscript(weights["torchscript"], self.device)
+        elif trust and package.architecture is not None:
+            self.weight_format = "pytorch_state_dict"
+            self._segment = load_state_dict(package.architecture, weights["pytorch_state_dict"], self.device)
         else:
-            raise ArtSegError(
-                f"Expected ONNX weights (CPU) or TorchScript weights (any device) in {package.path.name}, but it has "
-                f"{', '.join(weights) or 'none'}. Run on the CPU, or export the model in one of these formats."
-            )
-        self._classify = _onnx(package.classifier) if package.classifier else None
+            raise _not_runnable(package)
+        self._classify = OnnxBackend(package.classifier) if package.classifier else None
 
     def predict(
         self,
@@ -341,7 +349,32 @@ class Predictor:
             )
         padded = np.pad(image, [(0, pixels) for pixels in missing], mode="reflect")
         output = package.output_map(self._segment(package.network_input(padded)))
-        return package.postprocess(output)[: image.shape[0], : image.shape[1]]
+        probability = package.postprocess(output)[: image.shape[0], : image.shape[1]]
+        lowest, highest = float(probability.min()), float(probability.max())
+        if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # also where it is not a number
+            raise ArtSegError(
+                f"The model {package.id} gives values from {lowest:.3g} to {highest:.3g} for {source}; expected "
+                "probabilities or a mask, from 0 to 1. Logits need a sigmoid in the package's postprocessing: ask its "
+                "author, or use another package."
+            )
+        return probability
+
+
+def _not_runnable(package: Package) -> ArtSegError:
+    held = ", ".join(package.weights)
+    if package.architecture is not None:
+        file = package.architecture.file
+        runs = package.architecture.library if file is None else f"{file.name} (SHA-256 {sha256(file)})"
+        return ArtSegError(
+            f"{package.path.name} has the weights {held}; expected ONNX (on the CPU) or TorchScript (on any device). "
+            f"Its state dict runs its author's Python, {runs}, so it is used only if you say that you trust it: "
+            "`artseg segment --trust`. Safer: ask the author for ONNX or TorchScript weights, or run on the CPU if it "
+            "has ONNX."
+        )
+    return ArtSegError(
+        f"Expected ONNX weights (CPU) or TorchScript weights (any device) in {package.path.name}, but it has {held}. "
+        "Run on the CPU, or export the model in one of these formats."
+    )
 
 
 def _up(size: int, unit: int) -> int:
@@ -399,33 +432,3 @@ def resolve_device(device: str) -> str:
             "Choose the device auto or cpu, or install a PyTorch build for this GPU."
         )
     return device
-
-
-class _onnx:  # noqa: N801 - reads as the function that it stands for
-    """Runs an ONNX file on the CPU: the network's input in, its first output out."""
-
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-
-    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(None, {self._input: image})[0], dtype=np.float32)
-
-
-class _torchscript:  # noqa: N801
-    """Runs a TorchScript file on a device: the network's input in, its output out, both on the CPU."""
-
-    def __init__(self, path: Path, device: str) -> None:
-        import torch
-
-        self._device = device
-        self._network: Any = torch.jit.load(path, map_location=device).eval()
-
-    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
-        import torch
-
-        with torch.inference_mode():
-            output: torch.Tensor = self._network(torch.from_numpy(image).to(self._device))
-            return output.float().cpu().numpy()

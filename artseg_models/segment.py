@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from skimage.segmentation import find_boundaries  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models.errors import ArtSegError
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: orange outline on a grey image: told apart by colour-blind readers and in print
 _OUTLINE = (255, 140, 0)
+_CAPTION_PX = 12
 
 COLUMNS: tuple[str, ...] = (
     "image",
@@ -122,7 +125,7 @@ def segment_images(
     pixel_size_um : float, optional
         Side of a pixel, instead of what the files say.
     overlay : bool
-        Also write ``NAME_overlay.png``, the image with the artifacts outlined.
+        Also write ``NAME_overlay.png``, the image with the artifacts outlined, and below it which model drew them.
     geojson : bool
         Also write ``NAME_artifacts.geojson``, the outlines for QuPath and others.
     filled : FillSettings, optional
@@ -242,9 +245,11 @@ def _write(
         "_probability.tif": lambda path: save_image(path, found.probability, audit=audit, pixel_size_um=size),
     }
     if overlay:
-        writers["_overlay.png"] = lambda path: save_image(path, outlined(image.pixels, found.mask), audit=audit)
+        drawn = captioned(outlined(image.pixels, found.mask), found.audit(package).line())
+        writers["_overlay.png"] = lambda path: save_image(path, drawn, audit=audit)
     if geojson:
-        outlines = json.dumps(to_geojson(found.labels, properties=audit))
+        # an image without artifact has no feature that could bear it
+        outlines = json.dumps({**to_geojson(found.labels, properties=audit), "artseg": audit})
         writers["_artifacts.geojson"] = lambda path: path.write_bytes(outlines.encode())
     if filled is not None:
         refuse_original(image.path, stem.with_name(stem.name + "_filled.tif"))
@@ -277,3 +282,31 @@ def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]
     outline: NDArray[np.bool_] = np.asarray(find_boundaries(mask, mode="thick"), dtype=np.bool_)
     picture[outline] = _OUTLINE
     return picture
+
+
+def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Put a caption below a picture, in as many lines as its width needs.
+
+    Parameters
+    ----------
+    picture : ndarray
+        (y, x, 3) uint8, RGB.
+    text : str
+        The caption.
+
+    Returns
+    -------
+    ndarray
+        (y, x, 3) uint8, higher by the caption; the picture itself is unchanged.
+    """
+    font = ImageFont.load_default(_CAPTION_PX)
+    width = picture.shape[1]
+    # of the widest digit, so that no line is cut off; a SHA-256 may be broken
+    per_line = max(8, int((width - 8) / font.getlength("0")))
+    lines = textwrap.wrap(text, per_line)
+    height = round(1.35 * _CAPTION_PX)
+    strip = Image.new("RGB", (width, height * len(lines) + 6), "white")
+    drawing = ImageDraw.Draw(strip)
+    for index, line in enumerate(lines):
+        drawing.text((4, 3 + index * height), line, fill="black", font=font)
+    return np.vstack([picture, np.asarray(strip)])

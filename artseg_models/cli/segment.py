@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
 from artseg_models.errors import ArtSegError
+
+if TYPE_CHECKING:
+    from artseg_models.packages.read import Package
 
 
 @app.command(rich_help_panel="Main job")
@@ -58,12 +61,23 @@ def segment(
         typer.Option("--fill", help="Also write the images with artifacts replaced by background, for showing."),
     ] = False,
     fill_margin: Annotated[int, typer.Option(min=0, help="With --fill: pixels around each artifact to replace.")] = 0,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Run a package that has only a PyTorch state dict. That runs its author's Python on this computer "
+            "with all your rights: only for authors whom you know. The SHA-256 of what runs is shown.",
+        ),
+    ] = False,
 ) -> None:
     """Write an artifact mask and a probability map for every image, and one table for all.
 
     NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability of artifact, 0 to 1,
     and segmentation.csv one row for each image: verdict, area fraction, number of artifacts. A file that cannot be
-    used is listed there and at the end; the others are done.
+    used is listed there and at the end; the others are done. Every file says which model made it.
+
+    The model may be any package of the BioImage Model Zoo that takes one grey image and gives one map or mask. Those
+    of others state no cutoff: 0.5 is taken, and every artifact kept, unless you give --cutoff and --smallest-artifact.
 
     With --fill, NAME_filled.tif is the image with artifacts replaced by a smooth background with noise. It is a picture
     to show: cells under the artifacts are gone, so measure in the original with the mask.
@@ -75,8 +89,11 @@ def segment(
     from artseg_models.predict import Predictor
     from artseg_models.segment import images_of, segment_images
 
+    package = read_package(model)
+    if trust:
+        _tell_what_is_trusted(package)
     done = segment_images(
-        Predictor(read_package(model), device=device),
+        Predictor(package, device=device, trust=trust),
         images_of(images),
         out,
         cutoff=cutoff,
@@ -96,3 +113,23 @@ def segment(
         raise ArtSegError(
             f"{len(done.failed)} of {done.done + len(done.failed)} images could not be segmented:\n{listed}"
         )
+
+
+def _tell_what_is_trusted(package: Package) -> None:
+    """Name the Python that --trust lets run, to the bit."""
+    from artseg_models.files import sha256
+
+    architecture = package.architecture
+    if architecture is None:
+        raise ArtSegError(f"{package.path} has no state dict, so there is nothing to trust. Leave --trust out.")
+    if architecture.file is None:
+        console.print(f"Trusted if needed: the installed library {architecture.library}", highlight=False)
+    else:
+        console.print(
+            f"Trusted if needed: {architecture.file.name}, SHA-256 {sha256(architecture.file)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    weights = package.weights["pytorch_state_dict"]
+    console.print(f"with {weights.name}, SHA-256 {sha256(weights)}", highlight=False, soft_wrap=True)
+    console.print(f"of {package.path}, SHA-256 {package.sha256}", highlight=False, soft_wrap=True)

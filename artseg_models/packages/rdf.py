@@ -62,11 +62,22 @@ class File(_Part):
     sha256: str | None = None
 
 
+class Architecture(_Part):
+    """The class behind a state dict: in a file of the package (`source`) or in an installed library (`import_from`)."""
+
+    callable: str
+    source: str | None = None
+    sha256: str | None = None
+    import_from: str | None = None
+    kwargs: Mapping[str, Any] = Field(default_factory=dict)
+
+
 class Weights(File):
     """One weight format."""
 
     opset_version: int | None = None
     pytorch_version: str | None = None
+    architecture: Architecture | None = None
 
 
 class Author(_Part):

@@ -67,6 +67,28 @@ class SpatialAxis:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """The Python that a state dict needs, of which nothing runs while a package is read.
+
+    Attributes
+    ----------
+    file : Path or None
+        In the package; None where an installed library has the class.
+    library : str or None
+        Module of that library.
+    class_name : str
+        What makes the network.
+    arguments : mapping
+        What it is made with.
+    """
+
+    file: Path | None
+    library: str | None
+    class_name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Package:
     """A model that was read and verified.
 
@@ -98,6 +120,8 @@ class Package:
         Whether the package itself states cutoff, smallest artifact and gate; if not, they are 0.5, 0 and none.
     weights : mapping of str to Path
         Weight files by format: 'onnx', 'torchscript', 'pytorch_state_dict', ...
+    architecture : Architecture or None
+        What the state dict needs, where there is one.
     input_axes, output_axes : tuple of str
         Types of the tensors' axes in order: 'batch', 'channel', 'y', 'x', or another of size 1.
     y, x : SpatialAxis
@@ -129,6 +153,7 @@ class Package:
     classifier: Path | None
     stated: bool
     weights: Mapping[str, Path]
+    architecture: Architecture | None
     input_axes: tuple[str, ...]
     output_axes: tuple[str, ...]
     y: SpatialAxis
@@ -389,6 +414,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         classifier=classifier,
         stated=config is not None,
         weights=MappingProxyType(weights),
+        architecture=_architecture(folder, described, source=source),
         input_axes=_axis_types(image),
         output_axes=_axis_types(result),
         y=y,
@@ -409,6 +435,15 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
     )
 
 
+def _architecture(folder: Path, described: Description, *, source: str) -> Architecture | None:
+    entry = described.weights.get("pytorch_state_dict")
+    stated = None if entry is None else entry.architecture
+    if stated is None:
+        return None
+    file = None if stated.source is None else _inside(folder, stated.source, source=source)
+    return Architecture(file, stated.import_from, stated.callable, stated.kwargs)
+
+
 def _only_tensors(described: Description, *, source: str) -> tuple[Tensor, Tensor]:
     if len(described.inputs) != 1 or len(described.outputs) != 1:
         raise ArtSegError(
@@ -419,8 +454,9 @@ def _only_tensors(described: Description, *, source: str) -> tuple[Tensor, Tenso
     for axis in image.axes:
         if axis.type == "channel" and axis.channel_names is not None and len(axis.channel_names) != 1:
             raise ArtSegError(
-                f"{source} takes images of {len(axis.channel_names)} channels; expected one (brightfield). "
-                "Use another package."
+                f"{source} takes images of {len(axis.channel_names)} channels "
+                f"({', '.join(axis.channel_names)}); expected one (brightfield). A grey image is not copied into "
+                "several channels, since the model never learned from such images. Use another package."
             )
         if axis.type not in ("batch", "channel") and axis.name not in ("y", "x") and axis.size != 1:
             raise ArtSegError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import struct
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +14,14 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from artseg_models.backends import Backend, OnnxBackend, TorchBackend, load_state_dict, load_torchscript
 from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256
+from artseg_models.packages.read import Architecture
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ _jit: Any = torch.jit
 _exporter: Any = torch.onnx
 _onnx: Any = onnx
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: gives for images (batch, 1, y, x) where in the output formats must agree, of the output's shape
 Decided = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
@@ -122,9 +120,12 @@ def write_weights(
     _compare(
         network,
         {
-            "pytorch_state_dict": _run_state_dict(copied, class_name, arguments, state_dict),
-            "torchscript": _run_torchscript(script),
-            "onnx": _run_onnx(graph),
+            # built from the copied file, as a reader of the package does
+            "pytorch_state_dict": load_state_dict(
+                Architecture(copied, None, class_name, arguments), state_dict, device="cpu"
+            ),
+            "torchscript": load_torchscript(script, device="cpu"),
+            "onnx": OnnxBackend(graph),
         },
         [*_noise(shapes), *images],
         decided,
@@ -239,48 +240,6 @@ def _write_onnx(
         )
 
 
-def _run_state_dict(architecture: Path, class_name: str, arguments: Mapping[str, Any], state_dict: Path) -> Run:
-    """Build the network from the copied file, as a reader of the package does."""
-    name = f"_artseg_exported_{architecture.stem}"
-    specification = importlib.util.spec_from_file_location(name, architecture)
-    if specification is None or specification.loader is None:
-        raise ArtSegError(f"Could not read the architecture file {architecture}.")
-    module = importlib.util.module_from_spec(specification)
-    written_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        specification.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = written_bytecode
-    network = cast("nn.Module", getattr(module, class_name)(**arguments))
-    network.load_state_dict(torch.load(state_dict, map_location="cpu", weights_only=True))
-    return _run_module(network.eval())
-
-
-def _run_torchscript(path: Path) -> Run:
-    with warnings.catch_warnings():
-        # torch announces its end, but it is what deepImageJ and ilastik open
-        warnings.simplefilter("ignore", DeprecationWarning)
-        loaded = _jit.load(str(path), map_location="cpu")
-    return _run_module(loaded)
-
-
-def _run_module(network: Callable[[torch.Tensor], torch.Tensor]) -> Run:
-    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return network(torch.as_tensor(image)).numpy()
-
-    return run
-
-
-def _run_onnx(path: Path) -> Run:
-    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return session.run(None, {"image": image})[0]
-
-    return run
-
-
 def _noise(shapes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
     """Make images of noise, (batch, 1, y, x), every other one a batch of two."""
     random = np.random.default_rng(0)
@@ -288,9 +247,9 @@ def _noise(shapes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
 
 
 def _compare(
-    network: nn.Module, formats: Mapping[str, Run], images: Sequence[NDArray[np.float32]], decided: Decided | None
+    network: nn.Module, formats: Mapping[str, Backend], images: Sequence[NDArray[np.float32]], decided: Decided | None
 ) -> None:
-    reference = _run_module(network)
+    reference = TorchBackend(network, "cpu")
     largest = dict.fromkeys(formats, 0.0)
     for image in images:
         height, width = image.shape[2:]

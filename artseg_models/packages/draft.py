@@ -1,0 +1,276 @@
+"""A package on its way: everything but card and description lies in a folder, these two follow for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from artseg_models import __version__
+from artseg_models.bundle import cards_folder
+from artseg_models.errors import ArtSegError
+from artseg_models.files import sha256
+from artseg_models.images import normalise
+from artseg_models.packages.cards import (
+    counts_table,
+    draw_cover,
+    epochs_text,
+    fill_card,
+    metrics_table,
+    settings_text,
+    stated,
+)
+from artseg_models.packages.formats import OLDER_FORMAT, in_format
+from artseg_models.packages.rdf import load_yaml, write_yaml
+from artseg_models.packages.run import TrainedRun
+from artseg_models.packages.weights import TOLERANCE, WeightFile
+from artseg_models.predict import TILE_PX, artifact_objects
+
+KINDS = ("classifier", "unet", "combined")
+#: pixels along a side of the test image, before binning asks for more
+_TEST_SIDE = 192
+
+
+def archive_name(slug: str, kind: str, format_version: str) -> str:
+    """Name a package's file; only the older format stands in the name."""
+    return f"{slug}-{kind}-{OLDER_FORMAT}.zip" if format_version == OLDER_FORMAT else f"{slug}-{kind}.zip"
+
+
+class Shared:
+    """What the packages of a run have in common: names, people, test image."""
+
+    def __init__(
+        self, trained: TrainedRun, slug: str, *, version: str, author: str, maintainer: str | None, licence: str
+    ) -> None:
+        self.trained = trained
+        self.slug = slug
+        self.version = version
+        self.author = author
+        self.maintainer = maintainer
+        self.licence = licence
+        prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
+        self.classifier_id = f"{prefix}-classifier"
+        self.unet_id = f"{prefix}-unet"
+        self.combined_id = f"{prefix}-combined"
+        self.probability = probability_of(trained.unet, trained.sample)
+        self.test_image = _around_peak(
+            trained.sample,
+            self.probability,
+            max(_TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
+        )
+
+    def card_fields(self, *, model_name: str, minimum_side: int) -> dict[str, Any]:
+        """Give what fills a card, but for the files' names."""
+        result = self.trained.result
+        return {
+            "name": model_name,
+            "minimum_side": minimum_side,
+            "tile_px": TILE_PX * result.unet.binning,
+            "overlap_px": 128 * result.unet.binning,
+            "pooling_px": minimum_side,
+            "classifier": result.classifier,
+            "unet": result.unet,
+            "classifier_id": self.classifier_id,
+            "unet_id": self.unet_id,
+            "combined_id": self.combined_id,
+            "cutoff": stated(result.cutoff, missing="0.5"),
+            "smallest_artifact_px": result.smallest_artifact_px,
+            "gate_threshold": stated(result.gate_threshold, missing="no gate"),
+            "pixel_size_um": stated(result.pixel_size_um, missing="unknown"),
+            "source": result.training.source,
+            "counts_table": counts_table(result.training.counts),
+            "epochs": epochs_text(result.training.epochs),
+            "method": result.method,
+            "scorecam_text": settings_text(result.scorecam, lead="Pseudo-labels by ScoreCAM"),
+            "validation_table": metrics_table(result.validation),
+            "tolerance": f"{TOLERANCE:g}",
+            "licence": self.licence,
+            "artseg_version": __version__,
+        }
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A package but for its description and card, which depend on the format.
+
+    Attributes
+    ----------
+    kind : str
+        'classifier', 'unet' or 'combined'.
+    folder : Path
+        Holds every other file.
+    content : mapping
+        The description without what depends on the format.
+    card : Path
+        Template of the card.
+    card_fields : mapping
+        What fills it, but for the files' names.
+    slug : str
+        Begins the files' names.
+    """
+
+    kind: str
+    folder: Path
+    content: Mapping[str, Any]
+    card: Path
+    card_fields: Mapping[str, Any]
+    slug: str
+
+    def describe(self, format_version: str) -> None:
+        """Write card and rdf.yaml in a format."""
+        archives = {f"{kind}_archive": archive_name(self.slug, kind, format_version) for kind in KINDS}
+        archive = archive_name(self.slug, self.kind, format_version)
+        older = archive_name(self.slug, self.kind, OLDER_FORMAT)
+        fields = {**self.card_fields, **archives, "archive": archive, "older_archive": older}
+        card = fill_card(self.card, {**fields, "format_version": format_version})
+        (self.folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        content = in_format(
+            self.content, format_version, documentation=self.folder / "README.md", cover=self.folder / "cover.png"
+        )
+        write_yaml(self.folder / "rdf.yaml", content)
+
+
+def write_draft(
+    shared: Shared,
+    folder: Path,
+    *,
+    kind: str,
+    identifier: str,
+    binning: int,
+    network: nn.Module,
+    weights: Mapping[str, WeightFile],
+    test_image: NDArray[np.float32],
+    test_output: NDArray[np.float32],
+    sample_output: NDArray[np.float32],
+    own: Mapping[str, Any],
+    attachments: list[dict[str, str]] | None = None,
+) -> Draft:
+    """Write tensors and cover beside the weights, and put the description together."""
+    result = shared.trained.result
+    peak = float(test_output.max())
+    if not peak > 0:
+        raise ArtSegError(
+            f"The network of {identifier} gives nothing but 0 on {shared.trained.folder / 'sample.tiff'}, so that a "
+            "reader's test would pass on anything. Choose an image with an artifact, or train longer."
+        )
+    _write_array(folder / "test_input.npy", test_image[None, None])
+    _write_array(folder / "test_output.npy", test_output)
+    tifffile.imwrite(folder / "sample_input.tif", shared.trained.sample, compression="zlib", metadata=None)
+    # the Zoo's readers take no .npy here, so the classifier's two numbers are an image as well
+    tifffile.imwrite(folder / "sample_output.tif", sample_output, compression="zlib", metadata=None)
+    labels = artifact_objects(
+        shared.probability, cutoff=result.cutoff, smallest_artifact_px=result.smallest_artifact_px
+    )
+    draw_cover(folder / "cover.png", shared.trained.sample, labels > 0)
+
+    sources = cards_folder() / f"artseg-{kind}"
+    content = load_yaml(sources / "rdf.yaml")
+    model_name = f"{content['name']} ({shared.slug})"
+    minimum_side = 32 * binning
+
+    image, output = content["inputs"][0], content["outputs"][0]
+    for axis in image["axes"]:
+        if axis["type"] == "space":
+            axis["size"] = {"min": minimum_side, "step": 1}
+    image["test_tensor"] = _listed(folder / "test_input.npy")
+    image["sample_tensor"] = _listed(folder / "sample_input.tif")
+    output["test_tensor"] = _listed(folder / "test_output.npy")
+    output["sample_tensor"] = _listed(folder / "sample_output.tif")
+    config = content["config"]
+    config["bioimageio"] |= {
+        "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
+        "training": _training(shared, kind),
+        # the Zoo allows at most a hundredth of the largest value
+        "reproducibility_tolerance": [
+            {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
+        ],
+    }
+    config["artseg"] = {
+        **own,
+        "binning": binning,
+        "pixel_size_um": result.pixel_size_um,
+        "training": result.training.model_dump(),
+        "scorecam": dict(result.scorecam),
+        "validation": dict(result.validation),
+        "artseg_version": __version__,
+    }
+    content |= {
+        "name": model_name,
+        "id": identifier,
+        "version": shared.version,
+        "authors": [{"name": shared.author}],
+        "packaged_by": [{"name": shared.author}],
+        "license": shared.licence,
+        "attachments": attachments or [],
+        "links": [other for other in (shared.classifier_id, shared.unet_id) if other != identifier],
+        "timestamp": shared.trained.finished.isoformat(timespec="seconds"),
+        "version_comment": f"Exported by artseg {__version__} from the run '{result.name}'.",
+        "weights": {name: {**file.entry, "authors": [{"name": shared.author}]} for name, file in weights.items()},
+    }
+    if shared.maintainer is not None:
+        content["maintainers"] = [{"github_user": shared.maintainer}]
+    fields = shared.card_fields(model_name=model_name, minimum_side=minimum_side)
+    return Draft(kind, folder, content, sources / "card.md", fields, shared.slug)
+
+
+_LOSSES = {"classifier": "torch.nn.CrossEntropyLoss", "unet": "torch.nn.BCEWithLogitsLoss"}
+
+
+def _training(shared: Shared, kind: str) -> dict[str, Any]:
+    """Say how a network learned, in the Zoo's fields; of a combined one, how its U-Net did."""
+    network = "classifier" if kind == "classifier" else "unet"
+    learning = shared.trained.learning.get(network)
+    if learning is None:
+        return {}
+    schedule = learning.schedule
+    varied = ", ".join(f"{name} {value}" for name, value in learning.augmentation.items() if value)
+    stated = f"Images binned and normalised each by its mean and standard deviation. Augmentation: {varied or 'none'}."
+    if kind == "combined":
+        stated = f"These are the figures of the U-Net; those of the gate stand in {shared.classifier_id}. {stated}"
+    return {
+        "training_preprocessing": stated,
+        "training_epochs": schedule.epochs,
+        "training_batch_size": schedule.batch,
+        "initial_learning_rate": schedule.learning_rate,
+        "learning_rate_schedule": schedule.decay,
+        "loss_function": _LOSSES[network],
+        "loss_function_kwargs": {},
+        "optimizer": "torch.optim.Adam",
+        "optimizer_kwargs": {"lr": schedule.learning_rate},
+        "regularization": "Batch normalisation and augmentation.",
+    }
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    np.save(path, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+
+
+def _listed(path: Path) -> dict[str, str]:
+    return {"source": path.name, "sha256": sha256(path)}
+
+
+def normalised(pixels: NDArray[Any]) -> torch.Tensor:
+    """Give an image (y, x) as a network takes it, (1, 1, y, x)."""
+    return torch.as_tensor(normalise(pixels)[None, None])
+
+
+def probability_of(network: nn.Module, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Give the map (y, x) of an image (y, x)."""
+    with torch.no_grad():
+        return network(normalised(pixels))[0, 0].numpy()
+
+
+def _around_peak(pixels: NDArray[Any], probability: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Cut the surroundings of the likeliest artifact, on odd sizes, so that tests see padding and a map not empty."""
+    height, width = min(side + 5, pixels.shape[0]), min(side + 12, pixels.shape[1])
+    peak_y, peak_x = np.unravel_index(int(probability.argmax()), probability.shape)
+    top = int(np.clip(peak_y - height // 2, 0, pixels.shape[0] - height))
+    left = int(np.clip(peak_x - width // 2, 0, pixels.shape[1] - width))
+    return pixels[top : top + height, left : left + width].astype(np.float32)

@@ -1,0 +1,177 @@
+"""The packages of ScoreCAM-U-Net, one function each: classifier, U-Net, and both in one graph."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artseg_models.files import sha256
+from artseg_models.images import normalise
+from artseg_models.networks import combined, resnet, unet
+from artseg_models.packages.draft import Draft, Shared, normalised, probability_of, write_draft
+from artseg_models.packages.weights import TOLERANCE, write_weights
+
+logger = logging.getLogger(__name__)
+
+
+def _shapes(binning: int) -> list[tuple[int, int]]:
+    """Sizes (y, x) to compare weight formats at: the smallest, long and thin, odd, and multiples of 32."""
+    smallest = 32 * binning
+    return [
+        (smallest, smallest),
+        (9 * smallest + 3 * binning + 1, smallest + 13),
+        (smallest + 1, 3 * smallest - 7),
+        (2 * smallest, 3 * smallest),
+    ]
+
+
+def classifier_draft(shared: Shared, folder: Path) -> Draft:
+    """Write the classifier's files into a folder."""
+    shape = shared.trained.result.classifier
+    network = shared.trained.classifier
+    weights = write_weights(
+        network,
+        folder,
+        architecture=[Path(resnet.__file__)],
+        arguments=shape.model_dump(),
+        output="probabilities",
+        output_axes=("batch", "channel"),
+        shapes=_shapes(shape.binning),
+    )
+    with torch.no_grad():
+        test_output = network(normalised(shared.test_image)).numpy()
+        sample_output = network(normalised(shared.trained.sample)).numpy()
+    return write_draft(
+        shared,
+        folder,
+        kind="classifier",
+        identifier=shared.classifier_id,
+        binning=shape.binning,
+        network=network,
+        weights=weights,
+        test_image=shared.test_image,
+        test_output=test_output,
+        sample_output=sample_output,
+        own={"gate_threshold": shared.trained.result.gate_threshold},
+    )
+
+
+def unet_draft(shared: Shared, folder: Path, *, classifier_onnx: Path) -> Draft:
+    """Write the U-Net's files into a folder, the classifier among them as the gate."""
+    shape = shared.trained.result.unet
+    network = shared.trained.unet
+    weights = write_weights(
+        network,
+        folder,
+        architecture=[Path(unet.__file__)],
+        arguments=shape.model_dump(),
+        output="probability",
+        output_axes=("batch", "channel", "y", "x"),
+        shapes=_shapes(shape.binning),
+    )
+    attachment = folder / "classifier.onnx"
+    shutil.copyfile(classifier_onnx, attachment)
+    digest = sha256(attachment)
+    return write_draft(
+        shared,
+        folder,
+        kind="unet",
+        identifier=shared.unet_id,
+        binning=shape.binning,
+        network=network,
+        weights=weights,
+        test_image=shared.test_image,
+        test_output=probability_of(network, shared.test_image)[None, None],
+        sample_output=shared.probability,
+        own={
+            "cutoff": shared.trained.result.cutoff,
+            "smallest_artifact_px": shared.trained.result.smallest_artifact_px,
+            "gate_threshold": shared.trained.result.gate_threshold,
+            "classifier": {"id": shared.classifier_id, "attachment": attachment.name, "sha256": digest},
+        },
+        attachments=[{"source": attachment.name, "sha256": digest}],
+    )
+
+
+def combined_draft(shared: Shared, folder: Path) -> Draft | None:
+    """Put gate, U-Net and cutoff into one graph; None where it finds nothing in the sample, so cannot be tested."""
+    result = shared.trained.result
+    gate_threshold = 0.0 if result.gate_threshold is None else result.gate_threshold
+    arguments: dict[str, Any] = {
+        "classifier": result.classifier.model_dump(),
+        "unet": result.unet.model_dump(),
+        "cutoff": result.cutoff,
+        "gate_threshold": gate_threshold,
+    }
+    network = combined.GatedUNet(**arguments).eval()
+    network.classifier.load_state_dict(shared.trained.classifier.state_dict())
+    network.unet.load_state_dict(shared.trained.unet.state_dict())
+
+    def decided(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say where the last digits of a probability cannot turn the mask."""
+        given = torch.as_tensor(image)
+        with torch.no_grad():
+            gate = (network.classifier(given)[:, 1] - gate_threshold).abs() > TOLERANCE
+            cut = (network.unet(given) - result.cutoff).abs() > TOLERANCE
+        return (cut & gate[:, None, None, None]).numpy()
+
+    def mask(image: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return network(normalised(image)).numpy()
+
+    # the surroundings of the likeliest artifact, else the whole image: what the gate lets pass and is not at its edge
+    candidates = [shared.test_image, shared.trained.sample.astype(np.float32)]
+    test_image = next(
+        (image for image in candidates if mask(image).any() and decided(normalise(image)[None, None]).mean() > 0.99),
+        None,
+    )
+    if test_image is None:
+        logger.warning(
+            "No combined package is written: gate and cutoff leave no artifact in %s, so a reader's test would pass on "
+            "anything. Choose an image with an artifact that the model finds, or train longer.",
+            shared.trained.folder / "sample.tiff",
+        )
+        return None
+    binning = max(result.unet.binning, result.classifier.binning)
+    weights = write_weights(
+        network,
+        folder,
+        architecture=[Path(str(module.__file__)) for module in (resnet, unet, combined)],
+        arguments=arguments,
+        output="mask",
+        output_axes=("batch", "channel", "y", "x"),
+        shapes=_shapes(binning),
+        images=[normalise(test_image)[None, None]],
+        decided=decided,
+    )
+    return write_draft(
+        shared,
+        folder,
+        kind="combined",
+        identifier=shared.combined_id,
+        binning=binning,
+        network=network,
+        weights=weights,
+        test_image=test_image,
+        test_output=mask(test_image),
+        sample_output=mask(shared.trained.sample),
+        own={
+            # what is left to do with the mask; what was done to get it stands under `inside`
+            "cutoff": 0.5,
+            "smallest_artifact_px": result.smallest_artifact_px,
+            "gate_threshold": None,
+            "whole_images_only": True,
+            "inside": {
+                "cutoff": result.cutoff,
+                "gate_threshold": result.gate_threshold,
+                "classifier": shared.classifier_id,
+                "unet": shared.unet_id,
+            },
+        },
+    )
