@@ -31,7 +31,7 @@ def outputs(packages: dict[str, Path], sample: np.ndarray, tmp_path_factory: pyt
     out, model = folder / "out", str(packages["unet"])
     fields = [str(folder / name) for name in ("found.tif", "none.tif")]
     for command in (
-        ["segment", *fields, "-m", model, "-o", str(out), "--overlay", "--geojson"],
+        ["segment", *fields, "-m", model, "-o", str(out), "--overlay", "--geojson", "--fill"],
         ["evaluate", model, str(folder / "labels.csv"), "-o", str(out)],
     ):
         done = CliRunner().invoke(app, [*command, "--cutoff", str(CUTOFF)])
@@ -89,6 +89,7 @@ def of_summary(path: Path) -> dict[str, str]:
         ("found_artifacts.tif", of_tiff),
         ("found_probability.tif", of_tiff),
         ("found_overlay.png", of_png),
+        ("found_filled.tif", of_tiff),
         ("found_artifacts.geojson", of_feature),
         ("found_artifacts.geojson", of_collection),
         ("none_artifacts.tif", of_tiff),
@@ -99,6 +100,7 @@ def of_summary(path: Path) -> dict[str, str]:
         ("evaluation.csv", of_table),
         ("evaluation.json", of_summary),
         ("overlays.png", of_sheet),
+        ("evaluation.png", of_sheet),
     ],
 )
 def test_every_file(
@@ -115,8 +117,8 @@ def test_no_file_was_left_out(outputs: Path) -> None:
     """A new kind of output must come into the list above."""
     kinds = {path.name.removeprefix("found_").removeprefix("none_") for path in outputs.iterdir()}
     assert kinds == {
-        *("artifacts.tif", "probability.tif", "overlay.png", "artifacts.geojson"),
-        *("segmentation.csv", "evaluation.csv", "evaluation.json", "overlays.png"),
+        *("artifacts.tif", "probability.tif", "overlay.png", "artifacts.geojson", "filled.tif"),
+        *("segmentation.csv", "evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png"),
     }
 
 
