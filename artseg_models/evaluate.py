@@ -24,7 +24,7 @@ from artseg_models.files import write_json, write_text
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import Label, LabelledImage, read_mask
 from artseg_models.metrics import Counts, Curve, count_agreement, mean_defined, pool
-from artseg_models.predict import Audit, Prediction, Predictor
+from artseg_models.predict import Audit, ImagePredictor, Prediction
 from artseg_models.progress import track
 from artseg_models.scores import (
     Distribution,
@@ -187,7 +187,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     items: Sequence[LabelledImage],
     *,
     ignore: NDArray[np.bool_] | None = None,
@@ -198,7 +198,7 @@ def evaluate(
 
     Parameters
     ----------
-    predictor : Predictor
+    predictor : ImagePredictor
         The model.
     items : sequence of LabelledImage
         Images with labels. Every pixel of a clean image counts as clean; an artifact image without a mask counts
@@ -237,13 +237,13 @@ def evaluate(
             scores.append(score)
     if last is None:
         raise ArtSegError(f"None of the {len(items)} images could be scored; the first: {failed[0][1]}")
-    audit = last.audit(predictor.package)
+    audit = last.audit(predictor.model)
     rule = RULE_OBJECTS if last.gate_threshold is None else RULE_GATE
     return Evaluation(scores=tuple(scores), failed=tuple(failed), rule=rule, audit=audit)
 
 
 def predict_item(
-    predictor: Predictor, item: LabelledImage, *, options: Options | None = None, plane: int | None = None
+    predictor: ImagePredictor, item: LabelledImage, *, options: Options | None = None, plane: int | None = None
 ) -> tuple[NDArray[np.generic], Prediction]:
     """Read one labelled image and predict it.
 
@@ -352,7 +352,7 @@ _COLUMNS: tuple[str, ...] = (
 
 
 def _score(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     item: LabelledImage,
     scored: NDArray[np.bool_] | None,
     options: Options,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,45 @@ HALO_PX = 256
 _ROUNDING = 1e-3
 #: Five poolings: the grid on which tiles agree with the whole image.
 _POOLING = 32
+
+
+class Model(Protocol):
+    """What a model says of itself: a package does, and a run folder."""
+
+    @property
+    def id(self) -> str:
+        """Its name among others."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of its content."""
+        ...
+
+    @property
+    def cutoff(self) -> float:
+        """Value of the map from which a pixel is artifact."""
+        ...
+
+    @property
+    def smallest_artifact_px(self) -> int:
+        """Artifacts with fewer pixels are dropped."""
+        ...
+
+    @property
+    def gate_threshold(self) -> float | None:
+        """Image probability from which the gate opens; None: no gate."""
+        ...
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """Side of a pixel of the training images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -126,12 +166,12 @@ class Prediction:
         total = artifact + self.usable_area_px
         return artifact / total if total else 0.0
 
-    def audit(self, package: Package) -> Audit:
+    def audit(self, model: Model) -> Audit:
         """Say which model, with which settings, made this prediction."""
         return Audit(
-            model_id=package.id,
-            model_version=package.version,
-            model_sha256=package.sha256,
+            model_id=model.id,
+            model_version=model.version,
+            model_sha256=model.sha256,
             cutoff=self.cutoff,
             smallest_artifact_px=self.smallest_artifact_px,
             gate_threshold=self.gate_threshold,
@@ -175,7 +215,132 @@ def artifact_objects(
     return renumbered[objects]
 
 
-class Predictor:
+@dataclass(frozen=True)
+class ImageMap:
+    """What a model gives for one image, before any cutoff.
+
+    Attributes
+    ----------
+    probability : ndarray
+        (y, x) float32, 0..1, the size of the image.
+    image_probability : float or None
+        Probability that the image holds an artifact; None for a model without classifier.
+    tiles : int
+        In how many pieces the image was predicted.
+    """
+
+    probability: NDArray[np.float32]
+    image_probability: float | None
+    tiles: int = 1
+
+
+class ImagePredictor(ABC):
+    """A model, loaded and ready: gate, cutoff and smallest artifact stand here once for all kinds of models.
+
+    Parameters
+    ----------
+    device : {"auto", "cuda", "mps", "cpu"}
+        Where networks run.
+
+    Raises
+    ------
+    ArtSegError
+        The device is not there.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = resolve_device(device)
+
+    @property
+    @abstractmethod
+    def model(self) -> Model:
+        """Which model this is."""
+
+    @abstractmethod
+    def _map(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> ImageMap:
+        """Normalise an image (y, x) that was checked, and run the model on it."""
+
+    def predict(
+        self,
+        pixels: NDArray[Any],
+        *,
+        valid: NDArray[np.bool_] | None = None,
+        cutoff: float | None = None,
+        smallest_artifact_px: int | None = None,
+        gate: bool = True,
+        gate_threshold: float | None = None,
+        pixel_size_um: float | None = None,
+        source: str = "image",
+    ) -> Prediction:
+        """Find the artifacts in one image.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            (y, x), any integer or floating dtype and range; the model normalises it.
+        valid : ndarray, optional
+            (y, x) bool; pixels where it is False neither count in the normalisation nor become artifact.
+        cutoff, smallest_artifact_px, gate_threshold : optional
+            None: as the model says.
+        gate : bool
+            Whether the classifier may call the whole image clean; without effect for a model without classifier.
+        pixel_size_um : float, optional
+            Side of a pixel of this image. With it, and a model that knows its own, the model's smallest artifact keeps
+            its area; a `smallest_artifact_px` that was given stays as it is.
+        source : str
+            Names the image in errors.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        ArtSegError
+            The image cannot be used (not 2D, too small, NaN, constant), or an option is out of range.
+        """
+        started = time.perf_counter()
+        model = self.model
+        cutoff = model.cutoff if cutoff is None else cutoff
+        smallest = self._smallest(pixel_size_um) if smallest_artifact_px is None else smallest_artifact_px
+        threshold = model.gate_threshold if gate_threshold is None else gate_threshold
+        for name, value in (("cutoff", cutoff), ("gate threshold", threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ArtSegError(f"Expected a {name} from 0 to 1, got {value}.")
+        if smallest < 0:
+            raise ArtSegError(f"Expected a smallest artifact of 0 pixels or more, got {smallest}.")
+        _check(pixels, valid, source)
+        found = self._map(pixels, valid, source)
+        probability, image_probability = found.probability, found.image_probability
+        gated = gate and image_probability is not None and threshold is not None
+        gate_open = not gated or (image_probability or 0.0) >= (threshold or 0.0)
+        labels = (
+            artifact_objects(probability, cutoff=cutoff, smallest_artifact_px=smallest, valid=valid)
+            if gate_open
+            else np.zeros(probability.shape, np.int32)
+        )
+        return Prediction(
+            probability=probability,
+            labels=labels,
+            image_probability=image_probability,
+            gate_open=gate_open,
+            cutoff=cutoff,
+            smallest_artifact_px=smallest,
+            gate_threshold=threshold if gated else None,
+            valid=valid,
+            device=self.device,
+            tiles=found.tiles,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _smallest(self, pixel_size_um: float | None) -> int:
+        model = self.model
+        if pixel_size_um is None or model.pixel_size_um is None:
+            return model.smallest_artifact_px
+        return round(model.smallest_artifact_px * (model.pixel_size_um / pixel_size_um) ** 2)
+
+
+class Predictor(ImagePredictor):
     """A model package, loaded and ready.
 
     Parameters
@@ -211,13 +376,13 @@ class Predictor:
         tile_px: int = TILE_PX,
         halo_px: int = HALO_PX,
     ) -> None:
+        super().__init__(device)
         self.package = package
         self._whole_px = whole_px
         # tiles must lie on the network's pooling grid, or they would see the image through another raster
         unit = math.lcm(_POOLING * package.binning, max(package.y.step, 1), max(package.x.step, 1))
         self._tile = _up(tile_px * package.binning, unit)
         self._halo = _up(halo_px * package.binning, unit)
-        self.device = resolve_device(device)
         weights = package.weights
         if self.device == "cpu" and "onnx" in weights:
             self.weight_format, self._segment = "onnx", OnnxBackend(weights["onnx"])
@@ -230,85 +395,16 @@ class Predictor:
             raise _not_runnable(package)
         self._classify = OnnxBackend(package.classifier) if package.classifier else None
 
-    def predict(
-        self,
-        pixels: NDArray[Any],
-        *,
-        valid: NDArray[np.bool_] | None = None,
-        cutoff: float | None = None,
-        smallest_artifact_px: int | None = None,
-        gate: bool = True,
-        gate_threshold: float | None = None,
-        pixel_size_um: float | None = None,
-        source: str = "image",
-    ) -> Prediction:
-        """Find the artifacts in one image.
+    @property
+    def model(self) -> Model:
+        """The package."""
+        return self.package
 
-        Parameters
-        ----------
-        pixels : ndarray
-            (y, x), any integer or floating dtype and range; the package's preprocessing normalises it.
-        valid : ndarray, optional
-            (y, x) bool; pixels where it is False neither count in the normalisation nor become artifact.
-        cutoff, smallest_artifact_px, gate_threshold : optional
-            None: as the model says.
-        gate : bool
-            Whether the classifier may call the whole image clean; without effect for a model without classifier.
-        pixel_size_um : float, optional
-            Side of a pixel of this image. With it, and a model that knows its own, the model's smallest artifact keeps
-            its area; a `smallest_artifact_px` that was given stays as it is.
-        source : str
-            Names the image in errors.
-
-        Returns
-        -------
-        Prediction
-
-        Raises
-        ------
-        ArtSegError
-            The image cannot be used (not 2D, too small, NaN, constant), or an option is out of range.
-        """
-        started = time.perf_counter()
-        package = self.package
-        cutoff = package.cutoff if cutoff is None else cutoff
-        smallest = self._smallest(pixel_size_um) if smallest_artifact_px is None else smallest_artifact_px
-        threshold = package.gate_threshold if gate_threshold is None else gate_threshold
-        for name, value in (("cutoff", cutoff), ("gate threshold", threshold)):
-            if value is not None and not 0 <= value <= 1:
-                raise ArtSegError(f"Expected a {name} from 0 to 1, got {value}.")
-        if smallest < 0:
-            raise ArtSegError(f"Expected a smallest artifact of 0 pixels or more, got {smallest}.")
-        _check(pixels, valid, source)
-        image = package.preprocess(pixels, valid)
+    def _map(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> ImageMap:
+        image = self.package.preprocess(pixels, valid)
         image_probability = float(self._classify(image[None, None])[0, 1]) if self._classify else None
-        gated = gate and image_probability is not None and threshold is not None
-        gate_open = not gated or (image_probability or 0.0) >= (threshold or 0.0)
         probability, tiles = self._probability(image, source)
-        labels = (
-            artifact_objects(probability, cutoff=cutoff, smallest_artifact_px=smallest, valid=valid)
-            if gate_open
-            else np.zeros(probability.shape, np.int32)
-        )
-        return Prediction(
-            probability=probability,
-            labels=labels,
-            image_probability=image_probability,
-            gate_open=gate_open,
-            cutoff=cutoff,
-            smallest_artifact_px=smallest,
-            gate_threshold=threshold if gated else None,
-            valid=valid,
-            device=self.device,
-            tiles=tiles,
-            seconds=time.perf_counter() - started,
-        )
-
-    def _smallest(self, pixel_size_um: float | None) -> int:
-        package = self.package
-        if pixel_size_um is None or package.pixel_size_um is None:
-            return package.smallest_artifact_px
-        return round(package.smallest_artifact_px * (package.pixel_size_um / pixel_size_um) ** 2)
+        return ImageMap(probability, image_probability, tiles)
 
     def _probability(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
         """Run the network on a preprocessed image (y, x); gives the map and in how many tiles."""

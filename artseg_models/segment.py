@@ -22,8 +22,7 @@ from artseg_models.files import whole_files, write_text
 from artseg_models.fill import FillSettings, audit_of, fill, refuse_original
 from artseg_models.images import BrightfieldImage, find_images, read_image, read_samples, save_image
 from artseg_models.outlines import to_geojson
-from artseg_models.packages.read import Package
-from artseg_models.predict import Prediction, Predictor
+from artseg_models.predict import ImagePredictor, Model, Prediction
 from artseg_models.progress import track
 from artseg_models.report.drawing import stretch
 
@@ -90,7 +89,7 @@ def images_of(sources: Sequence[Path]) -> list[Path]:
 
 
 def segment_images(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     images: Sequence[Path],
     out: Path,
     *,
@@ -109,7 +108,7 @@ def segment_images(
 
     Parameters
     ----------
-    predictor : Predictor
+    predictor : ImagePredictor
         The loaded model.
     images : sequence of Path
         Image files.
@@ -162,7 +161,7 @@ def segment_images(
                 out / stem,
                 image,
                 found,
-                predictor.package,
+                predictor.model,
                 overlay=overlay,
                 geojson=geojson,
                 filled=filled,
@@ -173,7 +172,7 @@ def segment_images(
             failed.append((path, str(error)))
             rows.append({"image": str(path), "error": str(error)})
         else:
-            rows.append(_row(image, found, predictor.package))
+            rows.append(_row(image, found, predictor.model))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -210,7 +209,7 @@ def _in_pixels(area_um2: float, image: BrightfieldImage) -> int:
     return round(area_um2 / image.pixel_size_um**2)
 
 
-def _row(image: BrightfieldImage, found: Prediction, package: Package) -> dict[str, object]:
+def _row(image: BrightfieldImage, found: Prediction, model: Model) -> dict[str, object]:
     size = image.pixel_size_um
     return {
         "image": str(image.path),
@@ -223,7 +222,7 @@ def _row(image: BrightfieldImage, found: Prediction, package: Package) -> dict[s
         "pixel_size_um": "" if size is None else f"{size:.6g}",
         "tiles": found.tiles,
         "seconds": f"{found.seconds:.3f}",
-        **found.audit(package).fields(),
+        **found.audit(model).fields(),
     }
 
 
@@ -231,21 +230,21 @@ def _write(
     stem: Path,
     image: BrightfieldImage,
     found: Prediction,
-    package: Package,
+    model: Model,
     *,
     overlay: bool,
     geojson: bool,
     filled: FillSettings | None,
     plane: int | None,
 ) -> None:
-    audit = found.audit(package).fields()
+    audit = found.audit(model).fields()
     size = image.pixel_size_um
     writers: dict[str, Callable[[Path], object]] = {
         "_artifacts.tif": lambda path: save_image(path, found.mask, audit=audit, pixel_size_um=size),
         "_probability.tif": lambda path: save_image(path, found.probability, audit=audit, pixel_size_um=size),
     }
     if overlay:
-        drawn = captioned(outlined(image.pixels, found.mask), found.audit(package).line())
+        drawn = captioned(outlined(image.pixels, found.mask), found.audit(model).line())
         writers["_overlay.png"] = lambda path: save_image(path, drawn, audit=audit)
     if geojson:
         # an image without artifact has no feature that could bear it

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel="Main job")
 def evaluate(
-    package: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
+    package: Annotated[
+        Path, typer.Argument(exists=True, help="A model package (zip file or folder), or the run folder of a training.")
+    ],
     labels: Annotated[Path, typer.Argument(exists=True, help=LABELS_HELP)],
     split: Annotated[
         Literal["train", "validation", "test", "all"],
@@ -57,8 +59,7 @@ def evaluate(
     from artseg_models.evaluate import Options, read_ignore, write_evaluation
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
-    from artseg_models.packages.read import read_package
-    from artseg_models.predict import Predictor
+    from artseg_models.methods.predictor import open_model
     from artseg_models.report.evaluation import write_evaluation_figure
     from artseg_models.report.montage import write_montage
 
@@ -69,7 +70,7 @@ def evaluate(
             f"Expected images of the split {split} in {labels}, but none of its {len(found.images)} images has it. "
             "Give the splits.csv of the training run, or --split all."
         )
-    predictor = Predictor(read_package(package), device=device)
+    predictor = open_model(package, device=device)
     options = Options(cutoff=cutoff, smallest_artifact_px=smallest_artifact, gate=gate)
     ignored = None if ignore is None else read_ignore(ignore)
     evaluation = score(predictor, items, ignore=ignored, options=options, plane=plane)

@@ -22,7 +22,8 @@ def segment(
         typer.Option(
             "--model",
             "-m",
-            help="The model: NAME-unet.zip of a training, or another package of the BioImage Model Zoo.",
+            help="The model: NAME-unet.zip of a training, another package of the BioImage Model Zoo, or the run folder "
+            "of a training by whatever method.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, maps and segmentation.csv.")],
@@ -85,15 +86,14 @@ def segment(
     if smallest_artifact is not None and smallest_artifact_um2 is not None:
         raise typer.BadParameter("give --smallest-artifact or --smallest-artifact-um2, not both")
     from artseg_models.fill import FillSettings
+    from artseg_models.methods.predictor import open_model
     from artseg_models.packages.read import read_package
-    from artseg_models.predict import Predictor
     from artseg_models.segment import images_of, segment_images
 
-    package = read_package(model)
     if trust:
-        _tell_what_is_trusted(package)
+        _tell_what_is_trusted(read_package(model))
     done = segment_images(
-        Predictor(package, device=device, trust=trust),
+        open_model(model, device=device, trust=trust),
         images_of(images),
         out,
         cutoff=cutoff,

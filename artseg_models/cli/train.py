@@ -10,6 +10,9 @@ import typer
 from artseg_models.cli.terminal import LABELS_HELP, app, console
 from artseg_models.errors import ArtSegError
 
+#: kept equal to `artseg_models.methods.METHODS` by a test: importing that would load PyTorch for --help
+Method = Literal["scorecam-unet", "unet", "scorecam"]
+
 
 @app.command(rich_help_panel="Main job")
 def train(
@@ -18,11 +21,18 @@ def train(
         typer.Argument(help=LABELS_HELP),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder, e.g. runs/my-plate.")],
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="What learns. scorecam-unet: the method of this program. unet: a U-Net trained on drawn masks. "
+            "scorecam: the classifier's maps alone. The others are for comparison."
+        ),
+    ] = "scorecam-unet",
     preset: Annotated[
         Literal["quick", "paper"],
         typer.Option(
-            help="quick: small networks on binned images, minutes on a laptop. paper: ResNet50 and the full U-Net for "
-            "150 epochs, as published; for a GPU."
+            help="quick: small networks on binned images, minutes on a laptop. paper: as published (scorecam-unet: "
+            "ResNet50 and the full U-Net for 150 epochs); for a GPU."
         ),
     ] = "quick",
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
@@ -44,15 +54,17 @@ def train(
     """Learn to find artifacts from images sorted into clean and artifact.
 
     A classifier learns the labels, ScoreCAM shows which pixels convinced it, and a U-Net learns these pixels. Masks
-    are not needed: they are read only if `--set choose_by=masks` asks for it, and images of the test split never.
+    are not needed: they are read only if `--set choose_by=masks` asks for it, or by `--method unet`, and images of the
+    test split never.
 
     The model, for `artseg segment` and CellProfiler, is packages/NAME-unet.zip in the run folder; training.png there
     shows what was learned. A training that was stopped goes on with the same command.
     """
+    from artseg_models.methods import configure
     from artseg_models.methods import train as train_run
-    from artseg_models.packages.export import export_packages
+    from artseg_models.packages.export import EXPORTED_METHODS, export_packages
     from artseg_models.report.training import write_training_sheet
-    from artseg_models.training.configuration import configure, parse_overrides
+    from artseg_models.training.configuration import parse_overrides
 
     try:
         overrides = {
@@ -60,14 +72,17 @@ def train(
             **({} if plane is None else {"plane": plane}),
             **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
         }
-        configure(preset, seed=seed, overrides=overrides)
+        configure(preset, method=method, seed=seed, overrides=overrides)
     except ArtSegError as error:
         raise typer.BadParameter(str(error)) from error
-    run = train_run(labels, out, preset=preset, seed=seed, overrides=overrides)
+    run = train_run(labels, out, method=method, preset=preset, seed=seed, overrides=overrides)
     if not (run / "training.png").exists():
         write_training_sheet(run, run / "training.png")
-    console.print(f"Trained: {run} (losses and pseudo-labels: {run / 'training.png'})")
+    console.print(f"Trained: {run} (how it went: {run / 'training.png'})")
     if no_export:
+        return
+    if method not in EXPORTED_METHODS:
+        console.print(f"No package: {method} is not exported; give the run folder itself as --model.")
         return
     for package in export_packages(run, run / "packages").paths:
         console.print(f"Package: {package}")

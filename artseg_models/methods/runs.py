@@ -4,39 +4,111 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
-from artseg_models.images import read_image
+from artseg_models.images import BrightfieldImage, read_image, write_image
 from artseg_models.labels import LabelSet, read_labels, require_both_classes, with_splits, write_labels
-from artseg_models.methods import scorecam_unet
-from artseg_models.training.configuration import QUICK_SIDE, configure
+from artseg_models.methods import scorecam, scorecam_unet, unet
+from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
+from artseg_models.metrics import count_agreement
+from artseg_models.predict import artifact_objects, resolve_device
+from artseg_models.progress import track
+from artseg_models.training.configuration import RunSettings, configured
+from artseg_models.training.cutoffs import (
+    CUTOFFS,
+    Cutoffs,
+    best_gate_threshold,
+    choose_by_images,
+    choose_by_labels,
+    choose_by_masks,
+    cutoffs_of_scores,
+    pooled_iou,
+)
+from artseg_models.training.fields import Split, require_masks
 
 logger = logging.getLogger(__name__)
+
+#: Every method by its name.
+METHODS: Mapping[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in (scorecam_unet, unet, scorecam)}
+DEFAULT_METHOD = "scorecam-unet"
+
+
+def recipe_of(method: str) -> Recipe:
+    """Find a method by its name.
+
+    Raises
+    ------
+    ArtSegError
+        There is none of this name.
+    """
+    if method not in METHODS:
+        raise ArtSegError(f"Expected a method out of {', '.join(METHODS)}, got {method!r}.")
+    return METHODS[method]
+
+
+def configure(
+    preset: str, *, method: str = DEFAULT_METHOD, seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> RunSettings:
+    """Take the settings of a method's preset and change some of them.
+
+    Parameters
+    ----------
+    preset : str
+        "paper" (the parameters of the method's own paper, and Ali et al.'s cutoffs) or "quick" (small networks on
+        binned images, cutoffs chosen on validation: minutes on a laptop).
+    method : str
+        One of `METHODS`.
+    seed : int
+        Seed of every random choice.
+    overrides : mapping, optional
+        Nested, e.g. ``{"classifier": {"depth": 18}}``.
+
+    Raises
+    ------
+    ArtSegError
+        No such method, preset or setting, or a value out of range.
+    """
+    recipe = recipe_of(method)
+    return configured(recipe.settings, recipe.presets, preset, seed=seed, overrides=overrides)
 
 
 def train(
     labels: Path,
     run: Path,
     *,
+    method: str = DEFAULT_METHOD,
     preset: str = "quick",
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Train on image-level labels into a run folder, or finish a run that was killed.
+    """Train a method into a run folder, or finish a run that was killed.
+
+    Images of the test split are never read. Masks are read only for a method that learns from them, or where
+    ``choose_by`` asks to choose cutoffs by those of the validation images.
 
     Parameters
     ----------
     labels : Path
         ``labels.csv``, a folder with ``clean/`` and ``artifact/``, or one in the layout of ArtSeg-CHO-M4R.
     run : Path
-        The run folder. An unfinished run of the same settings and labels goes on; of others, it is refused.
+        The run folder. An unfinished run of the same settings and labels goes on; of others, it is refused. At the
+        end it has the method's weights, ``sample.tiff`` (a validation image with an artifact), ``result.json`` and
+        ``cost.json`` (seconds of the sessions that ended by themselves).
+    method : str
+        One of `METHODS`.
     preset : {"quick", "paper"}
-        See `artseg_models.training.configuration.configure`.
+        See `configure`.
     seed : int
         Seed of every random choice, the split included where the labels have none.
     overrides : mapping, optional
@@ -52,21 +124,20 @@ def train(
     ArtSegError
         Labels or images cannot be used, or the folder holds another run.
     """
-    configuration = configure(preset, seed=seed, overrides=overrides)
+    recipe = recipe_of(method)
+    settings = configure(preset, method=method, seed=seed, overrides=overrides)
     labelled = with_splits(read_labels(labels), seed=seed)
-    for split in ("train", "validation"):
-        require_both_classes(labelled, split=split)
-    binning = configuration.binning
+    _check_labels(labelled, recipe, settings)
+    binning = settings.binning
     if binning is None:
-        binning = max(
-            1, round(max(read_image(labelled.images[0].path, plane=configuration.plane).pixels.shape) / QUICK_SIDE)
-        )
+        longer = max(read_image(labelled.images[0].path, plane=settings.plane).pixels.shape)
+        binning = max(1, round(longer / recipe.quick_side))
     frozen = {
         "artseg": __version__,
-        "method": "scorecam-unet",
+        "method": method,
         "labels": {"source": labelled.source.name, "sha256": _fingerprint(labelled)},
         "resolved_binning": binning,
-        **configuration.model_dump(mode="json"),
+        **settings.model_dump(mode="json"),
     }
     written = run / "configuration.json"
     if written.exists():
@@ -82,8 +153,216 @@ def train(
     if (run / "result.json").exists():
         logger.info("%s is finished already", run)
         return run
-    scorecam_unet.fit(labelled, run, configuration, binning=binning)
+    started = time.perf_counter()
+    try:
+        _train(labelled, run, recipe, settings, binning)
+    finally:
+        _add_cost(run / "cost.json", time.perf_counter() - started)
     return run
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A trained method, out of its run folder.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    method : Method
+        Ready to predict.
+    settings : RunSettings
+        As it was trained.
+    binning : int
+        Pixels averaged into one along y and x.
+    result : mapping
+        The content of ``result.json``.
+    """
+
+    folder: Path
+    method: Method
+    settings: RunSettings
+    binning: int
+    result: Mapping[str, Any]
+
+
+def read_finished_run(folder: Path, *, device: str = "auto") -> FinishedRun:
+    """Load the method that was trained into a run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Of `train`.
+    device : {"auto", "cuda", "mps", "cpu"}
+        Where it is to predict.
+
+    Raises
+    ------
+    ArtSegError
+        The run is unfinished or damaged, or the device is not there.
+    """
+    if not (folder / "result.json").is_file():
+        raise ArtSegError(
+            f"Expected a finished training run at {folder}, but it has no result.json. "
+            "Choose the folder given to `artseg train --out`, or let the training end."
+        )
+    result, frozen = read_json(folder / "result.json"), read_json(folder / "configuration.json")
+    recipe = recipe_of(str(frozen.get("method")))
+    known = {name: value for name, value in frozen.items() if name in recipe.settings.model_fields}
+    settings = configured(recipe.settings, {"run": {}}, "run", seed=frozen["seed"], overrides=known)
+    binning = int(frozen["resolved_binning"])
+    method = recipe.make(settings, binning, resolve_device(device))
+    method.restore(folder)
+    return FinishedRun(folder, method, settings, binning, result)
+
+
+def _check_labels(labels: LabelSet, recipe: Recipe, settings: RunSettings) -> None:
+    """Refuse labels that lack what the method, or the choice of its cutoffs, needs: before any image is read."""
+    if recipe.learns_from == "clean":
+        if not any(item.label == "clean" for item in labels.of_split("train")):
+            raise ArtSegError(f"{labels.source}: expected clean images in the train split to learn from, got none.")
+    else:
+        require_both_classes(labels, split="train")
+    require_both_classes(labels, split="validation")
+    if recipe.learns_from == "masks":
+        require_masks(labels.of_split("train"), f"of the train split, which {recipe.name} learns from")
+    if recipe.learns_from == "masks" or settings.choose_by == "masks":
+        require_masks(labels.of_split("validation"), "of the validation split, to choose cutoffs by masks")
+
+
+def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, binning: int) -> None:
+    method = recipe.make(settings, binning, resolve_device(settings.device))
+    items = labels.of_split("train")
+    if recipe.learns_from == "clean":
+        items = tuple(item for item in items if item.label == "clean")
+    cache = run / "cache"
+    training = Split.read(items, cache / "train", binning=binning, plane=settings.plane)
+    validation = Split.read(labels.of_split("validation"), cache / "validation", binning=binning, plane=settings.plane)
+    fitted = method.fit(training, validation, run)
+    found = [
+        method.predict(validation.images[index])
+        for index in track(range(len(validation)), "Predicting the validation images", len(validation))
+    ]
+    gate_threshold, gate_open = _gate(found, validation)
+    chosen = _choose(recipe, settings, fitted, found, validation, gate_open)
+    verdicts, maps = _verdicts(found, chosen, gate_threshold, gate_open, binning), [one.map for one in found]
+    sample = _sample(validation, found, settings)
+    write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
+    measured: dict[str, float] = {"image_f1": count_agreement(validation.artifact, verdicts).f1}
+    if fitted.pseudo_labels is not None:
+        predicted = [map_ >= chosen.cutoff for map_ in maps]
+        measured["pseudo_label_iou"] = pooled_iou(fitted.pseudo_labels, predicted)
+    write_json(
+        run / "result.json",
+        {
+            "name": run.name,
+            "method": recipe.name,
+            **fitted.networks,
+            "cutoff": chosen.cutoff,
+            "smallest_artifact_px": chosen.smallest_artifact_px,
+            "gate_threshold": gate_threshold,
+            "pixel_size_um": sample.pixel_size_um,
+            "training": {
+                "source": labels.source.resolve().parent.name if labels.source.is_file() else labels.source.name,
+                "preset": settings.preset,
+                "seed": settings.seed,
+                "epochs": fitted.epochs,
+                "counts": {
+                    name: {"clean": int((~split.artifact).sum()), "artifact": int(split.artifact.sum())}
+                    for name, split in (("train", training), ("validation", validation))
+                },
+            },
+            **fitted.notes,
+            "validation": {name: value for name, value in measured.items() if value == value},
+        },
+    )
+    shutil.rmtree(cache)
+
+
+def _gate(found: list[Found], validation: Split) -> tuple[float | None, NDArray[np.bool_]]:
+    """Choose the gate of a method with a classifier, and say which validation images it lets pass."""
+    probabilities = [one.image_probability for one in found if one.image_probability is not None]
+    if len(probabilities) < len(found):
+        return None, np.ones(len(found), np.bool_)
+    threshold = best_gate_threshold(np.array(probabilities), validation.artifact)
+    return threshold, np.array(probabilities) >= threshold
+
+
+def _choose(
+    recipe: Recipe,
+    settings: RunSettings,
+    fitted: Fitted,
+    found: list[Found],
+    validation: Split,
+    gate_open: NDArray[np.bool_],
+) -> Cutoffs:
+    maps = [one.map for one in found]
+    area = validation.binning**2
+    # scores have no natural cutoffs, probabilities do
+    cutoffs = cutoffs_of_scores(maps) if recipe.learns_from == "clean" else CUTOFFS
+    if settings.choose_by == "masks":
+        return choose_by_masks(
+            maps,
+            masks=validation.masks(),
+            gate_open=gate_open,
+            area_of_pixel=area,
+            cutoff=settings.cutoff,
+            smallest_artifact_px=settings.smallest_artifact_px,
+            cutoffs=cutoffs,
+        )
+    if fitted.pseudo_labels is not None:
+        return choose_by_labels(
+            maps,
+            pseudo_labels=fitted.pseudo_labels,
+            artifact=validation.artifact,
+            gate_open=gate_open,
+            area_of_pixel=area,
+            cutoff=settings.cutoff,
+            smallest_artifact_px=settings.smallest_artifact_px,
+        )
+    return choose_by_images(
+        maps,
+        artifact=validation.artifact,
+        area_of_pixel=area,
+        cutoff=settings.cutoff,
+        smallest_artifact_px=settings.smallest_artifact_px,
+        cutoffs=cutoffs,
+    )
+
+
+def _verdicts(
+    found: list[Found],
+    chosen: Cutoffs,
+    gate_threshold: float | None,
+    gate_open: NDArray[np.bool_],
+    binning: int,
+) -> NDArray[np.bool_]:
+    """Call each validation image an artifact or not: by the gate, else by whether an object survives."""
+    if gate_threshold is not None:
+        return gate_open
+    smallest = -(-chosen.smallest_artifact_px // binning**2)
+    return np.array(
+        [
+            artifact_objects(one.map, cutoff=chosen.cutoff, smallest_artifact_px=smallest).max(initial=0) > 0
+            for one in found
+        ],
+        dtype=np.bool_,
+    )
+
+
+def _sample(validation: Split, found: list[Found], settings: RunSettings) -> BrightfieldImage:
+    """Read the artifact image of the validation split that is the surest: it shows the model at work."""
+    sure = np.array(
+        [one.map.mean() if one.image_probability is None else one.image_probability for one in found], dtype=np.float64
+    )
+    surest = int(np.argmax(np.where(validation.artifact, sure, -1.0)))
+    path = validation.images.items[surest].path
+    return read_image(path, plane=settings.plane, pixel_size_um=settings.pixel_size_um)
+
+
+def _add_cost(file: Path, seconds: float) -> None:
+    before = float(read_json(file)["seconds"]) if file.exists() else 0.0
+    write_json(file, {"seconds": round(before + seconds, 1)})
 
 
 def _fingerprint(labels: LabelSet) -> str:

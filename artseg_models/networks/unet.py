@@ -67,6 +67,31 @@ class UNet(nn.Module):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
         return self.head(x)
 
+    def logits_of_any_size(self, image: Tensor) -> Tensor:
+        """Logits for an image that is already binned, of any size from 17 x 17 on: padded by reflection and cropped.
+
+        Parameters
+        ----------
+        image : Tensor
+            (batch, 1, y, x) float32, zero mean and unit variance.
+
+        Returns
+        -------
+        Tensor
+            (batch, 1, y, x) logits, the size of the binned image.
+        """
+        height, width = image.shape[-2], image.shape[-1]
+        missing_y, missing_x = (-height) % self.multiple, (-width) % self.multiple
+        top, left = missing_y // 2, missing_x // 2
+        x = F.pad(image, [left, missing_x - left, top, missing_y - top], mode="reflect")
+        return self.binned_logits(x)[..., top : top + height, left : left + width]
+
+    def probability(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """Probability of artifact for every pixel of the image (height, width) that was binned before."""
+        if self.binning > 1:
+            logits = F.interpolate(logits, scale_factor=float(self.binning), mode="bilinear", align_corners=False)
+        return torch.sigmoid(logits[..., :height, :width])
+
     def forward(self, image: Tensor) -> Tensor:
         """Probability of artifact, 0..1, for every pixel.
 
@@ -85,12 +110,4 @@ class UNet(nn.Module):
         x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")
         if self.binning > 1:
             x = F.avg_pool2d(x, self.binning)
-        binned_height, binned_width = x.shape[-2], x.shape[-1]
-        missing_y, missing_x = (-binned_height) % self.multiple, (-binned_width) % self.multiple
-        top, left = missing_y // 2, missing_x // 2
-        x = F.pad(x, [left, missing_x - left, top, missing_y - top], mode="reflect")
-        x = self.binned_logits(x)
-        x = x[..., top : top + binned_height, left : left + binned_width]
-        if self.binning > 1:
-            x = F.interpolate(x, scale_factor=float(self.binning), mode="bilinear", align_corners=False)
-        return torch.sigmoid(x[..., :height, :width])
+        return self.probability(self.logits_of_any_size(x), height, width)

@@ -20,6 +20,9 @@ from artseg_models.packages.run import read_run
 
 logger = logging.getLogger(__name__)
 
+#: Methods whose runs become packages.
+EXPORTED_METHODS = ("scorecam-unet",)
+
 
 class ExportedPackages(NamedTuple):
     """Where a run's packages are.

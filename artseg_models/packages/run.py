@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from artseg_models.files import read_json
 from artseg_models.images import check_pixels, read_image
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from artseg_models.networks.resnet import ResNet
     from artseg_models.networks.unet import UNet
 
@@ -136,14 +133,21 @@ def read_run(folder: Path) -> TrainedRun:
     """
     from artseg_models.networks.resnet import ResNet
     from artseg_models.networks.unet import UNet
+    from artseg_models.training.loop import load_weights
 
     if not (folder / "result.json").is_file():
         raise ArtSegError(
             f"Expected a finished training run at {folder}, but it has no result.json. "
             "Choose the folder given to `artseg train --out`, or let the training end."
         )
+    content = read_json(folder / "result.json")
+    if "method" in content and not {"classifier", "unet"} <= content.keys():
+        raise ArtSegError(
+            f"Expected a run of scorecam-unet at {folder}, but it was trained by {content.get('method')}, of which no "
+            "package is made. `artseg segment` and `artseg evaluate` take the run folder itself as the model."
+        )
     try:
-        result = RunResult.model_validate(read_json(folder / "result.json"))
+        result = RunResult.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -152,8 +156,8 @@ def read_run(folder: Path) -> TrainedRun:
         ) from error
     classifier = ResNet(**result.classifier.model_dump())
     unet = UNet(**result.unet.model_dump())
-    _load(classifier, folder / "classifier" / "network.pt")
-    _load(unet, folder / "unet" / "network.pt")
+    load_weights(classifier, folder / "classifier")
+    load_weights(unet, folder / "unet")
     sample = folder / "sample.tiff"
     if not sample.is_file():
         raise ArtSegError(
@@ -183,21 +187,3 @@ def _learning(path: Path) -> dict[str, Learning]:
         logger.warning("%s does not tell how the networks learned (%s); the cards will not either.", path, error)
         return {}
     return {"classifier": configuration.classifier, "unet": configuration.unet}
-
-
-def _load(network: nn.Module, path: Path) -> None:
-    import torch
-
-    if not path.is_file():
-        raise ArtSegError(
-            f"Expected trained weights at {path}, but there are none. Let the training end, or train again."
-        )
-    try:
-        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-        network.load_state_dict(state)
-    except (OSError, RuntimeError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise ArtSegError(
-            f"The weights at {path} are damaged or of another network than result.json states: "
-            f"{str(error).splitlines()[0]} Train again."
-        ) from error
-    network.eval()

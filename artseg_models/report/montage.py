@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from artseg_models.evaluate import Evaluation, ImageScore, Options, predict_item
 from artseg_models.labels import read_mask
-from artseg_models.predict import Predictor
+from artseg_models.predict import ImagePredictor
 from artseg_models.report.drawing import MUTED, SKY, WHITE, outline, save_figure, show, stretch
 
 _WIDTH, _CAPTION = 3.6, 0.4  # of a picture and its caption, in inches
@@ -47,7 +47,7 @@ def choose(scores: Sequence[ImageScore], number: int) -> list[ImageScore]:
 
 
 def write_montage(
-    predictor: Predictor,
+    predictor: ImagePredictor,
     evaluation: Evaluation,
     path: Path,
     *,
@@ -59,7 +59,7 @@ def write_montage(
 
     Parameters
     ----------
-    predictor : Predictor
+    predictor : ImagePredictor
         The model that was evaluated.
     evaluation : Evaluation
         Its scores, from which the images are chosen (`choose`).

@@ -1,34 +1,37 @@
-"""How a training went, as a picture: losses, pseudo-labels, and what the U-Net makes of the same images."""
+"""How a training went, as a picture: losses, and what the method makes of validation images."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # matplotlib leaves the types of its keyword arguments open.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from artseg_models.files import read_json
 from artseg_models.images import normalise, read_image
 from artseg_models.labels import read_labels
-from artseg_models.packages.run import read_run
+from artseg_models.methods.runs import read_finished_run
 from artseg_models.report.drawing import AMBER, BLUE, MUTED, ORANGE, SKY, outline, save_figure, show, stretch
+from artseg_models.training.fields import binned
 
 _EXAMPLES = 4
 _WIDTH = 3.2  # inches of an example
+_LOSSES = 3.4  # inches of the row of losses
+_NETWORKS = {"classifier": "Classifier: clean or artifact", "unet": "U-Net: artifact pixels"}
 
 
 def write_training_sheet(run: Path, path: Path) -> None:
-    """Draw the losses of both networks, and on validation images pseudo-labels and the U-Net's artifacts.
+    """Draw the losses of each network, and on validation images the map, its artifacts and the pseudo-labels.
 
     Parameters
     ----------
     run : Path
-        A finished run folder.
+        A finished run folder of any method.
     path : Path
         The PNG to write.
 
@@ -37,44 +40,51 @@ def write_training_sheet(run: Path, path: Path) -> None:
     ArtSegError
         The run is not finished, its images have moved, or the picture cannot be written.
     """
-    trained = read_run(run)
-    binning = trained.result.unet.binning
+    trained = read_finished_run(run)
+    histories = sorted(run.glob("*/history.csv"))
     items = read_labels(run / "splits.csv").of_split("validation")
-    masks = sorted((run / "pseudo_masks" / "validation").glob("*.png"))[:_EXAMPLES]
-    plane = read_json(run / "configuration.json")["plane"]
-    pictures = [read_image(items[int(mask.name.split("_")[0])].path, plane=plane).pixels for mask in masks]
-    tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in pictures)
-    figure = Figure(figsize=(_WIDTH * _EXAMPLES, 3.4 + _WIDTH * tallest + 0.7), layout="constrained")
-    grid = figure.add_gridspec(2, 2 * _EXAMPLES, height_ratios=[3.4, _WIDTH * tallest + 0.7])
-    curves = [figure.add_subplot(grid[0, :_EXAMPLES]), figure.add_subplot(grid[0, _EXAMPLES:])]
-    for axes, (folder, name) in zip(
-        curves,
-        (("classifier", "Classifier: clean or artifact"), ("unet", "U-Net: pseudo-labels")),
-        strict=True,
-    ):
-        history = pd.read_csv(run / folder / "history.csv")
-        axes.plot(history["epoch"], history["training"], color=ORANGE, linestyle="--", label="training")
-        axes.plot(history["epoch"], history["validation"], color=BLUE, label="validation")
-        best = int(np.argmin(history["validation"].to_numpy()))
-        axes.plot(history["epoch"].iloc[best], history["validation"].iloc[best], "o", color=BLUE, label="kept")
-        axes.set(title=name, xlabel="epoch", ylabel="loss", yscale="log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-    for place, (mask, pixels) in enumerate(zip(masks, pictures, strict=True)):
-        axes = figure.add_subplot(grid[1, 2 * place : 2 * place + 2])
-        working = np.asarray(read_image(mask).pixels > 0)
-        full = working.repeat(binning, axis=0).repeat(binning, axis=1)[: pixels.shape[0], : pixels.shape[1]]
-        show(axes, stretch(pixels))
-        outline(axes, full, color=SKY)
-        with torch.inference_mode():
-            probability = trained.unet(torch.from_numpy(normalise(pixels))[None, None])[0, 0].numpy()
-        outline(axes, probability >= trained.result.cutoff, color=AMBER, dashed=True)
-        axes.set_title(mask.stem.split("_", 1)[1], fontsize=9)
+    shown = [index for index, item in enumerate(items) if item.label == "artifact"][:_EXAMPLES]
+    pictures = {index: read_image(items[index].path, plane=trained.settings.plane).pixels for index in shown}
+    tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in pictures.values())
+    heights = [*([_LOSSES] if histories else []), *[_WIDTH * tallest + 0.4] * 2]
+    figure = Figure(figsize=(_WIDTH * len(shown), sum(heights) + 0.5), layout="constrained")
+    lower: Figure | SubFigure = figure
+    if histories:
+        parts: Any = figure.subfigures(2, 1, height_ratios=[heights[0], sum(heights[1:])])
+        upper, lower = parts
+        for axes, file in zip(upper.subplots(1, len(histories), squeeze=False)[0], histories, strict=True):
+            _draw_losses(axes, pd.read_csv(file), _NETWORKS.get(file.parent.name, file.parent.name))
+    grid: Any = lower.subplots(2, len(shown), squeeze=False)
+    for column, (index, pixels) in enumerate(pictures.items()):
+        found = trained.method.predict(
+            binned(normalise(pixels), trained.binning), shape=(pixels.shape[0], pixels.shape[1])
+        )
+        show(grid[0, column], stretch(pixels))
+        label = next((run / "pseudo_masks" / "validation").glob(f"{index:06d}_*.png"), None)
+        if label is not None:
+            working = np.asarray(read_image(label).pixels > 0)
+            full = working.repeat(trained.binning, axis=0).repeat(trained.binning, axis=1)
+            outline(grid[0, column], full[: pixels.shape[0], : pixels.shape[1]], color=SKY)
+        outline(grid[0, column], found.map >= trained.result["cutoff"], color=AMBER, dashed=True)
+        grid[0, column].set_title(items[index].path.stem, fontsize=9)
+        grid[1, column].imshow(found.map, cmap="magma", vmin=0, vmax=max(1e-6, float(found.map.max())))
+        grid[1, column].set_axis_off()
+        grid[1, column].set_title(f"map, 0 to {found.map.max():.3g}", fontsize=9)
     figure.supxlabel(
-        "Validation images. Blue: the pseudo-label, made from image-level labels alone. "
-        "Orange dashes: what the U-Net learned from such labels.",
+        "Validation images and their maps. Orange dashes: the map at its cutoff. Blue: the pseudo-label, made from "
+        "image-level labels alone, where the method makes one.",
         fontsize=10,
         color=MUTED,
     )
     save_figure(figure, path)
+
+
+def _draw_losses(axes: Axes, history: pd.DataFrame, title: str) -> None:
+    axes.plot(history["epoch"], history["training"], color=ORANGE, linestyle="--", label="training")
+    axes.plot(history["epoch"], history["validation"], color=BLUE, label="validation")
+    best = int(np.argmin(history["validation"].to_numpy()))
+    axes.plot(history["epoch"].iloc[best], history["validation"].iloc[best], "o", color=BLUE, label="kept")
+    axes.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from artseg_models.errors import ArtSegError
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """Frozen settings that know their names: a misspelt one is refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Schedule(_Settings):
+class Schedule(Settings):
     """How long and how fast a network learns (paper, section 2.3.1)."""
 
     epochs: int = Field(default=150, ge=1, description="Passes over the training images.")
@@ -33,7 +35,7 @@ class Schedule(_Settings):
     batch: int = Field(default=8, ge=1, description="Images or crops in one step.")
 
 
-class Augmentation(_Settings):
+class Augmentation(Settings):
     """Random changes of each training image, drawn anew in every epoch."""
 
     flips: bool = Field(default=True, description="Mirror along y and x; quarter turns where the image is square.")
@@ -45,7 +47,7 @@ class Augmentation(_Settings):
     noise: float = Field(default=0.0, ge=0, description="Largest added Gaussian noise, in standard deviations.")
 
 
-class ClassifierSettings(_Settings):
+class ClassifierSettings(Settings):
     """The ResNet that learns clean or artifact."""
 
     depth: Literal[10, 18, 34, 50] = 50
@@ -54,7 +56,7 @@ class ClassifierSettings(_Settings):
     augmentation: Augmentation = Augmentation()
 
 
-class ScoreCAMSettings(_Settings):
+class ScoreCAMSettings(Settings):
     """How pixel evidence and pseudo-labels come out of the classifier."""
 
     layer: Literal[1, 2, 3, 4] = 4
@@ -83,7 +85,7 @@ class ScoreCAMSettings(_Settings):
     )
 
 
-class UNetSettings(_Settings):
+class UNetSettings(Settings):
     """The U-Net that learns the pseudo-labels."""
 
     width: int = Field(default=64, ge=1)
@@ -96,8 +98,8 @@ class UNetSettings(_Settings):
     crops_per_image: int = Field(default=1, ge=1, description="Crops drawn from each image in an epoch.")
 
 
-class Configuration(_Settings):
-    """Everything that a ScoreCAM-U-Net run depends on besides images and labels."""
+class RunSettings(Settings):
+    """What every method's run depends on besides images and labels."""
 
     preset: str = "paper"
     seed: int = Field(default=0, ge=0)
@@ -109,79 +111,86 @@ class Configuration(_Settings):
     pixel_size_um: float | None = Field(
         default=None, gt=0, description="Side of a pixel; None: as the image files say, if they do."
     )
-    balance: Literal["sample", "weight", "none"] = Field(
-        default="sample",
-        description="As many clean as artifact images in each epoch, by sampling or by weights; or neither.",
-    )
-    classifier: ClassifierSettings = ClassifierSettings()
-    scorecam: ScoreCAMSettings = ScoreCAMSettings()
-    unet: UNetSettings = UNetSettings()
-    precision: Literal["fp32", "bf16", "auto"] = Field(
-        default="fp32",
-        description="Numbers in training; auto: bf16 where a short measurement finds it faster. Only fp32 on the CPU "
-        "repeats bit for bit.",
-    )
     cutoff: float | None = Field(
-        default=0.001, ge=0, le=1, description="Cutoff of the U-Net's probability; None: chosen on validation."
+        default=None, ge=0, le=1, description="Cutoff of the method's map; None: chosen on validation."
     )
     smallest_artifact_px: int | None = Field(
         default=500, ge=0, description="Smallest artifact in pixels of the full image; None: chosen on validation."
     )
     choose_by: Literal["labels", "masks"] = Field(
         default="labels",
-        description="How cutoff and smallest artifact are chosen on validation. labels: the cutoff that agrees best "
-        "with the pseudo-labels and the size that agrees best with the image labels, no mask is read. masks: both by "
+        description="How cutoff and smallest artifact are chosen on validation. labels: as agrees best with the image "
+        "labels (and, for the cutoff, with pseudo-labels where the method has them), no mask is read. masks: both by "
         "pixel intersection over union with the masks of the validation images.",
     )
 
 
-#: The longer side, in binned pixels, that the quick preset aims at.
-QUICK_SIDE = 320
+class SupervisedSettings(RunSettings):
+    """What the methods that learn clean against artifact have in common."""
 
-_QUICK: dict[str, Any] = {
-    "binning": None,
-    "classifier": {
-        "depth": 18,
-        "width": 32,
-        "schedule": {"epochs": 20, "learning_rate": 0.002, "decay": "one-cycle", "batch": 16},
-        "augmentation": {
-            "rotation": 15,
-            "scale": 0.15,
-            "shift": 0.05,
-            "contrast": 0.3,
-            "brightness": 0.3,
-            "noise": 0.1,
-        },
+    balance: Literal["sample", "weight", "none"] = Field(
+        default="sample",
+        description="As many clean as artifact images in each epoch, by sampling or by weights; or neither.",
+    )
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32",
+        description="Numbers in training; auto: bf16 where a short measurement finds it faster. Only fp32 on the CPU "
+        "repeats bit for bit.",
+    )
+
+
+#: The quick preset of the classifier, shared by the methods that have one.
+QUICK_CLASSIFIER: Mapping[str, Any] = {
+    "depth": 18,
+    "width": 32,
+    "schedule": {"epochs": 20, "learning_rate": 0.002, "decay": "one-cycle", "batch": 16},
+    "augmentation": {
+        "rotation": 15,
+        "scale": 0.15,
+        "shift": 0.05,
+        "contrast": 0.3,
+        "brightness": 0.3,
+        "noise": 0.1,
     },
-    "scorecam": {
-        "layer": 2,
-        "channel_weight": "artifact",
-        "mode": "grouped",
-        "groups": 32,
-        "cutoff": 0.4,
-        "clean_quantile": 0.99,
-    },
-    "unet": {
-        "width": 16,
-        "schedule": {"epochs": 16, "learning_rate": 0.003, "decay": "one-cycle", "batch": 8},
-        "augmentation": {"rotation": 180, "scale": 0.2, "contrast": 0.3, "brightness": 0.3, "noise": 0.1},
-        "crop": 160,
-    },
-    "cutoff": None,
-    "smallest_artifact_px": None,
+}
+#: The quick preset of ScoreCAM.
+QUICK_SCORECAM: Mapping[str, Any] = {
+    "layer": 2,
+    "channel_weight": "artifact",
+    "mode": "grouped",
+    "groups": 32,
+    "cutoff": 0.4,
+    "clean_quantile": 0.99,
+}
+#: The quick preset of the U-Net.
+QUICK_UNET: Mapping[str, Any] = {
+    "width": 16,
+    "schedule": {"epochs": 16, "learning_rate": 0.003, "decay": "one-cycle", "batch": 8},
+    "augmentation": {"rotation": 180, "scale": 0.2, "contrast": 0.3, "brightness": 0.3, "noise": 0.1},
+    "crop": 160,
 }
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": {}, "quick": _QUICK}
+Chosen = TypeVar("Chosen", bound=RunSettings)
 
 
-def configure(preset: str, *, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Configuration:
+def configured(
+    settings: type[Chosen],
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str,
+    *,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Chosen:
     """Take the settings of a preset and change some of them.
 
     Parameters
     ----------
+    settings : type
+        The method's settings; their defaults are the preset without changes.
+    presets : mapping
+        What each preset changes.
     preset : str
-        "paper" (section 2.3.1: ResNet50, 150 epochs, the published cutoffs) or "quick" (small networks on binned
-        images, cutoffs learnt without masks: minutes on a laptop).
+        One of them.
     seed : int
         Seed of every random choice.
     overrides : mapping, optional
@@ -192,11 +201,11 @@ def configure(preset: str, *, seed: int = 0, overrides: Mapping[str, Any] | None
     ArtSegError
         No such preset or setting, or a value out of range.
     """
-    if preset not in PRESETS:
-        raise ArtSegError(f"Expected a preset out of {', '.join(PRESETS)}, got {preset!r}.")
-    content = _merged(_merged(PRESETS[preset], overrides or {}), {"preset": preset, "seed": seed})
+    if preset not in presets:
+        raise ArtSegError(f"Expected a preset out of {', '.join(presets)}, got {preset!r}.")
+    content = _merged(_merged(presets[preset], overrides or {}), {"preset": preset, "seed": seed})
     try:
-        return Configuration.model_validate(content)
+        return settings.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise ArtSegError(f"These settings cannot be used: {problems}. See `artseg train --help`.") from error

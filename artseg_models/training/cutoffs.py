@@ -74,12 +74,7 @@ def choose_by_labels(
     if cutoff is None:
         cutoff = max(CUTOFFS, key=lambda value: pooled_iou(pseudo_labels, [map_ >= value for map_ in probabilities]))
     if smallest_artifact_px is None:
-        largest = np.array(
-            [
-                np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) * area_of_pixel
-                for map_ in probabilities
-            ]
-        )
+        largest = _largest_objects(probabilities, cutoff) * area_of_pixel
 
         def image_f1(size: int) -> float:
             return float(np.nan_to_num(count_agreement(artifact, gate_open & (largest >= max(size, 1))).f1))
@@ -96,6 +91,7 @@ def choose_by_masks(
     area_of_pixel: int,
     cutoff: float | None = None,
     smallest_artifact_px: int | None = None,
+    cutoffs: Sequence[float] = CUTOFFS,
 ) -> Cutoffs:
     """Choose the pair with the highest intersection over union with true masks (section 2.3.3).
 
@@ -109,6 +105,8 @@ def choose_by_masks(
         Pixels of the full image in one of the working resolution.
     cutoff, smallest_artifact_px : optional
         Given ones are kept.
+    cutoffs : sequence of float
+        The cutoffs to try.
 
     Returns
     -------
@@ -116,7 +114,7 @@ def choose_by_masks(
     """
     pairs = [
         Cutoffs(value, size)
-        for value in (CUTOFFS if cutoff is None else (cutoff,))
+        for value in (cutoffs if cutoff is None else (cutoff,))
         for size in (SMALLEST if smallest_artifact_px is None else (smallest_artifact_px,))
     ]
 
@@ -131,3 +129,68 @@ def choose_by_masks(
         return pooled_iou(masks, predicted)
 
     return max(pairs, key=iou)
+
+
+def choose_by_images(
+    maps: Sequence[Map],
+    *,
+    artifact: Mask,
+    area_of_pixel: int,
+    cutoffs: Sequence[float],
+    cutoff: float | None = None,
+    smallest_artifact_px: int | None = None,
+) -> Cutoffs:
+    """Choose by image labels alone, for a method that has neither classifier nor pseudo-labels.
+
+    The pair at which "an object survives" agrees best with the labels, by the mean of the shares of artifact and of
+    clean images that are called right: F1 would reward calling every image an artifact. Of several, the one in the
+    middle of their cutoffs.
+
+    Parameters
+    ----------
+    maps : sequence of ndarray
+        (y, x) for each validation image, at working resolution.
+    artifact : ndarray
+        (images,) bool: the labels.
+    area_of_pixel : int
+        Pixels of the full image in one of the working resolution.
+    cutoffs : sequence of float
+        The cutoffs to try.
+    cutoff, smallest_artifact_px : optional
+        Given ones are kept.
+
+    Returns
+    -------
+    Cutoffs
+    """
+    scored: list[tuple[float, Cutoffs]] = []
+    for value in sorted(cutoffs) if cutoff is None else (cutoff,):
+        largest = _largest_objects(maps, value) * area_of_pixel
+        for size in SMALLEST if smallest_artifact_px is None else (smallest_artifact_px,):
+            found = largest >= max(size, 1)
+            right = (float(found[artifact].mean()) + float((~found[~artifact]).mean())) / 2
+            scored.append((right, Cutoffs(float(value), int(size))))
+    best = max(right for right, _ in scored)
+    equal = [pair for right, pair in scored if right >= best - 1e-9]
+    return equal[len(equal) // 2]
+
+
+def cutoffs_of_scores(maps: Sequence[Map], number: int = 60) -> list[float]:
+    """Propose cutoffs for maps of unknown distribution: levels that the highest 0.01 % to half of all pixels reach."""
+    pixels = np.concatenate([map_.ravel()[:: max(1, map_.size // 20_000)] for map_ in maps])
+    levels = np.quantile(pixels, 1 - np.geomspace(1e-4, 0.5, number))
+    return [float(level) for level in np.unique(levels)]
+
+
+def _largest_objects(maps: Sequence[Map], cutoff: float) -> NDArray[np.int64]:
+    """Pixels of the largest object of each map."""
+    return np.array([np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) for map_ in maps])
+
+
+def best_gate_threshold(probabilities: NDArray[np.float64], artifact: NDArray[np.bool_]) -> float:
+    """Choose the image probability (0..1) with the highest F1 on validation; of several, the nearest to 0.5."""
+    steps = np.unique(np.concatenate([[0.0, 1.0], probabilities]))
+    candidates = np.concatenate([[0.5], (steps[1:] + steps[:-1]) / 2])
+    scores = [np.nan_to_num(count_agreement(artifact, probabilities >= threshold).f1) for threshold in candidates]
+    best = candidates[np.isclose(scores, np.max(scores))]
+    return float(best[np.argmin(np.abs(best - 0.5))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_file
 from artseg_models.images import check_pixels, normalise, read_image
-from artseg_models.labels import LabelledImage
+from artseg_models.labels import LabelledImage, read_mask
 from artseg_models.progress import track
 from artseg_models.training.configuration import Augmentation
 
@@ -70,6 +72,91 @@ class WorkingImages:
         """Height and width of image `index`, in binned pixels."""
         height, width = np.load(self._files[index], mmap_mode="r", allow_pickle=False).shape
         return int(height), int(width)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split at working resolution.
+
+    Attributes
+    ----------
+    images : WorkingImages
+        The images.
+    artifact : ndarray
+        (images,) bool: which of them hold an artifact.
+    binning : int
+        Pixels averaged into one along y and x.
+    plane : int or None
+        Which plane of files with several.
+    """
+
+    images: WorkingImages
+    artifact: NDArray[np.bool_]
+    binning: int
+    plane: int | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def read(cls, items: Sequence[LabelledImage], folder: Path, *, binning: int, plane: int | None) -> Split:
+        """Decode labelled images into a folder, or take what is there."""
+        artifact = np.array([item.label == "artifact" for item in items], dtype=np.bool_)
+        return cls(WorkingImages(items, folder, binning=binning, plane=plane), artifact, binning, plane)
+
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """Read the true masks (y, x) of all images at working resolution; those of clean images are empty.
+
+        Raises
+        ------
+        ArtSegError
+            A mask cannot be used.
+        """
+        items = self.images.items
+        masks: list[NDArray[np.bool_]] = []
+        for item in track(items, "Reading masks", len(items)):
+            pixels = read_image(item.path, plane=self.plane).pixels
+            mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
+            masks.append(binned(mask.astype(np.float32), self.binning) >= 0.5)
+        return masks
+
+
+def require_masks(items: Sequence[LabelledImage], which: str) -> None:
+    """Refuse artifact images without a mask.
+
+    Parameters
+    ----------
+    items : sequence of LabelledImage
+        What is to be used.
+    which : str
+        Says in the message which images they are and what for.
+
+    Raises
+    ------
+    ArtSegError
+        An artifact image has no mask.
+    """
+    artifact = [item for item in items if item.label == "artifact"]
+    without = [item.path.name for item in artifact if item.mask is None]
+    if without:
+        raise ArtSegError(
+            f"Expected a mask for every artifact image {which}, but {len(without)} of {len(artifact)} have none, "
+            f"{without[0]} among them. Draw them, leave these images out, or choose by labels."
+        )
+
+
+def as_batch(image: Array, device: str) -> Tensor:
+    """Put one image (y, x) on a device as (1, 1, y, x)."""
+    return torch.from_numpy(image)[None, None].to(device)
+
+
+def enlarged(map_: Array, binning: int, shape: tuple[int, int]) -> Array:
+    """Bring a map (y, x) from working resolution back to `shape`, as the networks do: bilinear, then cropped."""
+    if binning == 1:
+        return map_
+    tensor = torch.from_numpy(map_)[None, None]
+    larger = F.interpolate(tensor, scale_factor=float(binning), mode="bilinear", align_corners=False)
+    return larger[0, 0, : shape[0], : shape[1]].numpy()
 
 
 def padded_to_multiple(array: Array, multiple: int) -> Array:

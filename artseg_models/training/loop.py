@@ -11,10 +11,11 @@ import csv
 import io
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ def train_network(
             time.perf_counter() - started,
             (time.perf_counter() - begun) / (epoch + 1 - resumed) * (schedule.epochs - epoch - 1) / 60,
         )
-        _save(
+        save_state(
             checkpoint,
             {
                 "network": network.state_dict(),
@@ -143,11 +144,36 @@ def train_network(
     writer.writeheader()
     writer.writerows(history)
     write_text(folder / "history.csv", table.getvalue())
-    _save(finished, {key: value.cpu() for key, value in network.state_dict().items()})
+    save_state(finished, {key: value.cpu() for key, value in network.state_dict().items()})
     checkpoint.unlink()
 
 
-def _save(path: Path, content: object) -> None:
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Load the weights that `train_network` left in a folder; the network ends in evaluation mode.
+
+    Raises
+    ------
+    ArtSegError
+        They are missing, damaged or of another network.
+    """
+    path = folder / "network.pt"
+    if not path.is_file():
+        raise ArtSegError(
+            f"Expected trained weights at {path}, but there are none. Let the training end, or train again."
+        )
+    try:
+        state = cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(state)
+    except (OSError, RuntimeError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ArtSegError(
+            f"The weights at {path} are damaged or of another network than result.json states: "
+            f"{str(error).splitlines()[0]} Train again."
+        ) from error
+    network.eval()
+
+
+def save_state(path: Path, content: object) -> None:
+    """Write tensors with torch, whole or not at all; the same content gives the same bytes."""
     # through memory: on a full disk torch's own writer fails with an error that names neither disk nor file
     written = io.BytesIO()
     torch.save(content, written)

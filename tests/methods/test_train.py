@@ -21,17 +21,13 @@ from PIL import Image
 from artseg_models.errors import ArtSegError
 from artseg_models.images import read_image
 from artseg_models.labels import read_labels
-from artseg_models.methods import train
-from artseg_models.methods.scorecam_unet import (
-    balanced_draw,
-    best_gate_threshold,
-    class_weights,
-    pseudo_label,
-    random_crop,
-)
+from artseg_models.methods import configure, train
 from artseg_models.report.training import write_training_sheet
-from artseg_models.training.configuration import configure, parse_overrides
+from artseg_models.training.configuration import parse_overrides
+from artseg_models.training.cutoffs import best_gate_threshold
+from artseg_models.training.evidence import pseudo_label
 from artseg_models.training.loop import one_cycle_rate
+from artseg_models.training.sampling import balanced_draw, class_weights, random_crop
 
 
 def weights(run: Path, network: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,115 @@
+"""The classifier that learns clean or artifact from image-level labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from artseg_models.networks.resnet import ResNet
+from artseg_models.training.configuration import ClassifierSettings
+from artseg_models.training.fields import Array, Split, as_batch, augmented
+from artseg_models.training.loop import train_network
+from artseg_models.training.sampling import balanced_draw, class_weights, same_size_batches
+
+#: what is drawn in one stage of a run must not repeat in another
+_STAGE = 1
+
+
+def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str) -> ResNet:
+    """Make an untrained classifier on a device."""
+    torch.manual_seed(seed)
+    network = ResNet(settings.depth, settings.width, binning).to(device)
+    # twice as fast on CPUs
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
+
+
+def train_classifier(
+    network: ResNet,
+    training: Split,
+    validation: Split,
+    folder: Path,
+    *,
+    settings: ClassifierSettings,
+    balance: str,
+    seed: int,
+    device: str,
+    bf16: bool,
+) -> None:
+    """Train a classifier in place, or go on where a killed run stopped.
+
+    Parameters
+    ----------
+    network : ResNet
+        From `new_classifier`.
+    training, validation : Split
+        Images with labels; no mask is read.
+    folder : Path
+        Gets checkpoint, weights and history, see `train_network`.
+    settings : ClassifierSettings
+        Schedule and augmentation.
+    balance : {"sample", "weight", "none"}
+        See `balanced_draw` and `class_weights`.
+    seed : int
+        Seed of the run.
+    device : str
+        "cuda", "mps" or "cpu".
+    bf16 : bool
+        Whether training runs in bf16.
+
+    Raises
+    ------
+    ArtSegError
+        The training diverges.
+    """
+    weights = torch.from_numpy(class_weights(training.artifact, balance)).to(device)
+
+    def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
+        drawn = balanced_draw(training.artifact, balance, random)
+        batches = same_size_batches(drawn, training.images, settings.schedule.batch)
+
+        def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+            stack = torch.from_numpy(np.stack([training.images[index] for index in indices])[:, None])
+            varied, _ = augmented(stack, None, settings.augmentation, random)
+            return varied.to(device), torch.from_numpy(training.artifact[indices].astype(np.int64)).to(device)
+
+        return (batch_of(indices) for indices in batches), len(batches)
+
+    def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, truth = batch
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            logits = network.binned_logits(images)
+        return F.cross_entropy(logits.float(), truth, weight=weights)
+
+    def validation_loss() -> float:
+        losses = [
+            F.cross_entropy(
+                network.binned_logits(as_batch(validation.images[index], device)),
+                torch.tensor([int(artifact)], device=device),
+            ).item()
+            for index, artifact in enumerate(validation.artifact)
+        ]
+        return float(np.mean(losses))
+
+    train_network(
+        network,
+        epoch_batches=epoch_batches,
+        loss_of_batch=loss_of_batch,
+        validation_loss=validation_loss,
+        schedule=settings.schedule,
+        seed=[seed, _STAGE],
+        folder=folder,
+        name="Classifier",
+    )
+
+
+@torch.inference_mode()
+def image_probability(network: ResNet, image: Array, device: str) -> float:
+    """Say how likely a binned image (y, x) holds an artifact, 0..1."""
+    return float(torch.softmax(network.binned_logits(as_batch(image, device)), dim=1)[0, 1])

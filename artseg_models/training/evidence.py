@@ -1,0 +1,136 @@
+"""Evidence maps and pseudo-labels of a split: ScoreCAM on every image, kept in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
+
+from artseg_models.files import whole_file
+from artseg_models.images import write_image
+from artseg_models.networks.resnet import ResNet
+from artseg_models.progress import track
+from artseg_models.scorecam import Evidence, clean_levels, scorecam
+from artseg_models.training.configuration import ScoreCAMSettings
+from artseg_models.training.fields import Array, Split, as_batch
+from artseg_models.training.loop import save_state
+
+#: Clean training images from which the level of clean activation is taken; more change it little.
+_CLEAN_IMAGES = 64
+
+
+def levels_of_clean(
+    network: ResNet, training: Split, file: Path, *, settings: ScoreCAMSettings, seed: int, device: str
+) -> Tensor | None:
+    """Take the level of clean activation from training images, or from the file of an earlier call.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier.
+    training : Split
+        Clean images of it are used.
+    file : Path
+        Where the levels are kept (.pt), so that a finished run predicts without its training images.
+    settings : ScoreCAMSettings
+        Layer and quantile.
+    seed : int
+        Seed of the run: which clean images.
+    device : str
+        Where the network is.
+
+    Returns
+    -------
+    Tensor or None
+        (channels,) float32, or None where the settings ask for no level.
+    """
+    quantile = settings.clean_quantile
+    if quantile is None:
+        return None
+    if not file.exists():
+        clean = np.flatnonzero(~training.artifact)
+        chosen = np.random.default_rng(seed).permutation(clean)[:_CLEAN_IMAGES]
+        images = (as_batch(training.images[int(index)], device) for index in np.sort(chosen))
+        levels = clean_levels(network, images, layer=settings.layer, quantile=quantile)
+        save_state(file, levels.cpu())
+    return torch.load(file, weights_only=True).to(device)
+
+
+def evidence_of(
+    network: ResNet, image: Array, *, settings: ScoreCAMSettings, levels: Tensor | None, device: str
+) -> Evidence:
+    """Run ScoreCAM on one binned image (y, x)."""
+    return scorecam(
+        network,
+        as_batch(image, device),
+        layer=settings.layer,
+        channel_weight=settings.channel_weight,
+        clean_level=levels,
+        mode=settings.mode,
+        groups=settings.groups,
+        batch=settings.batch,
+    )
+
+
+def pseudo_labels(
+    network: ResNet,
+    split: Split,
+    run: Path,
+    name: str,
+    *,
+    settings: ScoreCAMSettings,
+    levels: Tensor | None,
+    device: str,
+) -> list[NDArray[np.bool_]]:
+    """Make evidence and pseudo-label (y, x) of every image of a split, or take those that are there.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier.
+    split : Split
+        The images.
+    run : Path
+        Gets ``scorecam/NAME/`` (float16, 0..1) and ``pseudo_masks/NAME/`` (PNG).
+    name : str
+        Of the split.
+    settings : ScoreCAMSettings
+        How evidence and labels are made.
+    levels : Tensor, optional
+        From `levels_of_clean`.
+    device : str
+        Where the network is.
+    """
+    labels: list[NDArray[np.bool_]] = []
+    for index in track(range(len(split)), f"ScoreCAM on the {name} images", len(split)):
+        if not split.artifact[index] and settings.clean_images == "empty":
+            labels.append(np.zeros(split.images.shape(index), np.bool_))
+            continue
+        file = run / "scorecam" / name / f"{index:06d}.npy"
+        if not file.exists():
+            found = evidence_of(network, split.images[index], settings=settings, levels=levels, device=device)
+            with whole_file(file) as temporary:
+                np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
+        evidence = np.load(file, allow_pickle=False).astype(np.float32)
+        label = pseudo_label(evidence, settings.cutoff)
+        write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
+        labels.append(label)
+    return labels
+
+
+def pseudo_label(evidence: NDArray[np.float32], cutoff: float | str) -> NDArray[np.bool_]:
+    """Mark the pixels of a map (y, x), scaled to 0..1, that count as artifact; `cutoff` is a number or "otsu".
+
+    A map without any evidence gives an empty label.
+    """
+    if evidence.max() <= evidence.min():
+        return np.zeros(evidence.shape, np.bool_)
+    if cutoff == "otsu":
+        otsu = cast(float, threshold_otsu(evidence))
+        return evidence >= otsu
+    return evidence >= float(cutoff)

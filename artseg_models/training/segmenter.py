@@ -1,0 +1,131 @@
+"""The U-Net that learns pixel labels, be they drawn by people or made by ScoreCAM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from artseg_models.networks.unet import UNet
+from artseg_models.training.configuration import UNetSettings
+from artseg_models.training.fields import Array, Split, as_batch, augmented, padded_to_multiple
+from artseg_models.training.loop import train_network
+from artseg_models.training.sampling import balanced_draw, random_crop
+
+#: what is drawn in one stage of a run must not repeat in another
+_STAGE = 2
+Mask = NDArray[np.bool_]
+
+
+def new_unet(settings: UNetSettings, *, binning: int, seed: int, device: str) -> UNet:
+    """Make an untrained U-Net on a device."""
+    torch.manual_seed(seed)
+    network = UNet(settings.width, settings.levels, binning).to(device)
+    # twice as fast on CPUs
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return network
+
+
+def train_unet(
+    network: UNet,
+    training: Split,
+    training_labels: Sequence[Mask],
+    validation: Split,
+    validation_labels: Sequence[Mask],
+    folder: Path,
+    *,
+    settings: UNetSettings,
+    balance: str,
+    seed: int,
+    device: str,
+    bf16: bool,
+) -> None:
+    """Train a U-Net in place, or go on where a killed run stopped.
+
+    Parameters
+    ----------
+    network : UNet
+        From `new_unet`.
+    training, validation : Split
+        The images.
+    training_labels, validation_labels : sequence of ndarray
+        (y, x) bool for each image: its artifact pixels.
+    folder : Path
+        Gets checkpoint, weights and history, see `train_network`.
+    settings : UNetSettings
+        Schedule, augmentation and crops.
+    balance : {"sample", "weight", "none"}
+        See `balanced_draw`.
+    seed : int
+        Seed of the run.
+    device : str
+        "cuda", "mps" or "cpu".
+    bf16 : bool
+        Whether training runs in bf16.
+
+    Raises
+    ------
+    ArtSegError
+        The training diverges.
+    """
+    multiple = network.multiple
+    largest = max(max(training.images.shape(index)) for index in range(len(training)))
+    # a crop larger than every image would only be padding
+    side = min(settings.crop, -(-largest // multiple) * multiple) // multiple * multiple
+
+    def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
+        drawn = balanced_draw(training.artifact, balance, random)
+        order = random.permutation(np.repeat(drawn, settings.crops_per_image))
+        count = max(1, len(order) // settings.schedule.batch)
+
+        def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+            crops = [
+                random_crop(training.images[index], training_labels[index], side, random) for index in map(int, indices)
+            ]
+            images = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
+            targets = torch.from_numpy(np.stack([target for _, target in crops])[:, None].astype(np.float32))
+            varied, moved = augmented(images, targets, settings.augmentation, random)
+            assert moved is not None
+            return varied.to(device), moved.to(device)
+
+        shares: list[NDArray[np.int64]] = np.array_split(order, count)
+        return (batch_of(share) for share in shares), count
+
+    def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, targets = batch
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            logits = network.binned_logits(images)
+        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+    def validation_loss() -> float:
+        losses: list[float] = []
+        for index, label in enumerate(validation_labels):
+            image = padded_to_multiple(validation.images[index], multiple)
+            target = padded_to_multiple(label.astype(np.float32), multiple)
+            logits = network.binned_logits(as_batch(image, device))
+            losses.append(F.binary_cross_entropy_with_logits(logits, as_batch(target, device)).item())
+        return float(np.mean(losses))
+
+    train_network(
+        network,
+        epoch_batches=epoch_batches,
+        loss_of_batch=loss_of_batch,
+        validation_loss=validation_loss,
+        schedule=settings.schedule,
+        seed=[seed, _STAGE],
+        folder=folder,
+        name="U-Net",
+    )
+
+
+@torch.inference_mode()
+def probability_map(network: UNet, image: Array, device: str, *, shape: tuple[int, int] | None = None) -> Array:
+    """Give the probability of artifact, (y, x) float32, for a binned image; of `shape`, before binning, if given."""
+    logits = network.logits_of_any_size(as_batch(image, device))
+    probability = torch.sigmoid(logits) if shape is None else network.probability(logits, *shape)
+    return probability[0, 0].cpu().numpy()
