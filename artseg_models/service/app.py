@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ from fastapi.responses import JSONResponse
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.service.guard import bears_token
 from artseg_models.service.models import ModelCache
 from artseg_models.service.protocol import (
     LARGEST_REQUEST,
@@ -88,8 +88,7 @@ def create_app(
     async def guard(  # pyright: ignore[reportUnusedFunction]
         request: Request, proceed: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        sent = request.headers.get("Authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(sent, f"Bearer {token}".encode("latin-1")):
+        if not bears_token(request.headers, token):
             return _error(401, "The service refused the request: its token is not the one in the rendezvous file.")
         spoken = request.headers.get(PROTOCOL_HEADER)
         if spoken != str(PROTOCOL_VERSION):
