@@ -347,12 +347,13 @@ def find_images(folder: Path) -> list[Path]:
         ]
     except OSError as error:
         raise ArtSegError(f"Expected a folder of images at {folder}: {error.strerror or error}.") from error
-    return sorted(found, key=_natural)
+    return sorted(found, key=lambda path: natural_order(path.name))
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Key by which names are sorted as a person counts: 2 before 10."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def _read(path: Path, plane: int | None) -> tuple[NDArray[Any], float | None]:

@@ -31,6 +31,9 @@ Label = Literal["clean", "artifact"]
 Split = Literal["train", "validation", "test"]
 MaskPolarity = Literal["auto", "artifact-high", "artifact-low"]
 
+UNSURE = "unsure"
+"""Stands in a table where a person could not tell, or people disagree; such images take no part in anything."""
+
 LABELS: tuple[Label, ...] = get_args(Label)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -120,6 +123,8 @@ class LabelReport:
         What was checked.
     counts : dict
         (split or None, label) to the number of images.
+    unsure : int
+        How many images are labelled unsure; they take no part in anything.
     masks : int
         How many artifact images have a mask.
     sizes : Counter
@@ -140,6 +145,7 @@ class LabelReport:
 
     source: Path
     counts: dict[tuple[Split | None, Label], int] = field(default_factory=dict[tuple[Split | None, Label], int])
+    unsure: int = 0
     masks: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     bit_depths: Counter[int] = field(default_factory=Counter[int])
@@ -163,6 +169,7 @@ class _Found:
     problems: list[str] = field(default_factory=list[str])
     warnings: list[str] = field(default_factory=list[str])
     polarity: str = ""
+    unsure: int = 0
 
 
 def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelSet:
@@ -171,7 +178,8 @@ def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelS
     Parameters
     ----------
     source : Path
-        A CSV file with the columns image and label, and if wanted split, group and mask (paths relative to the file);
+        A CSV file with the columns image and label, and if wanted split, group and mask (paths relative to the file;
+        images labelled unsure are left out, further columns are not read);
         a folder that holds `labels.csv`; a folder with `clean/` and `artifact/`; or a folder with `train/`,
         `validation/` and `test/` of which each has them (the layout of ArtSeg-CHO-M4R). `artifact/` may hold the
         images in `x/` and the masks of the same names in `y/`, or the JSON of the VGG Image Annotator.
@@ -200,6 +208,8 @@ def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelS
         raise ArtSegError(f"{source} names no images. Expected at least one clean and one artifact image.")
     if found.polarity:
         logger.info("%s", found.polarity)
+    if found.unsure:
+        logger.info("%d images are labelled unsure and left out", found.unsure)
     return LabelSet(images=tuple(found.images), source=source)
 
 
@@ -373,7 +383,7 @@ def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> Label
         There is no such source or its layout is unknown.
     """
     found = _find(source, mask_polarity)
-    report = LabelReport(source=source, missing=found.missing, polarity=found.polarity)
+    report = LabelReport(source=source, missing=found.missing, polarity=found.polarity, unsure=found.unsure)
     report.errors += [*found.problems, *found.missing]
     report.warnings += found.warnings
     report.counts = dict(Counter((image.split, image.label) for image in found.images))
@@ -411,11 +421,11 @@ def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:
     for image in images:
         table.writerow(
             {
-                "image": _relative(image.path, path.parent),
+                "image": relative_name(image.path, path.parent),
                 "label": image.label,
                 "split": image.split or "",
                 "group": image.group,
-                "mask": _relative(image.mask.path, path.parent) if image.mask else "",
+                "mask": relative_name(image.mask.path, path.parent) if image.mask else "",
                 _POLARITY_COLUMN: ""
                 if image.mask is None
                 else f"artifact-{'high' if image.mask.artifact_high else 'low'}",
@@ -424,7 +434,8 @@ def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:
     write_text(path, text.getvalue())
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative_name(path: Path, folder: Path) -> str:
+    """Name a file as a table in `folder` does: relative to it, with forward slashes."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # another drive on Windows
@@ -451,7 +462,24 @@ def _find(source: Path, polarity: MaskPolarity) -> _Found:
     return _find_in_csv(source, polarity)
 
 
-def _find_in_csv(source: Path, polarity: MaskPolarity) -> _Found:
+def read_table(source: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read the rows of a labels CSV as they stand: nothing is checked but the columns image and label.
+
+    Parameters
+    ----------
+    source : Path
+        The file: UTF-8, with commas, semicolons or tabs.
+
+    Returns
+    -------
+    list of (int, dict)
+        Line number, and stripped values by column name in lower case; empty rows are left out.
+
+    Raises
+    ------
+    ArtSegError
+        The file is unreadable or empty, or lacks one of the two columns.
+    """
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -469,12 +497,19 @@ def _find_in_csv(source: Path, polarity: MaskPolarity) -> _Found:
             f"{source}: the first line must name the columns image and label (and may name split, group, mask); "
             f"{' and '.join(absent)} missing among: {', '.join(rows.fieldnames)}."
         )
-    found = _Found()
-    lines_of: dict[Path, int] = {}
+    table: list[tuple[int, dict[str, str]]] = []
     for row in rows:
         values = {name: value.strip() for name, value in row.items() if isinstance(value, str)}
         if any(values.values()):
-            _take_row(values, f"line {rows.line_num}", source.parent, polarity, lines_of, found)
+            table.append((rows.line_num, values))
+    return table
+
+
+def _find_in_csv(source: Path, polarity: MaskPolarity) -> _Found:
+    found = _Found()
+    lines_of: dict[Path, int] = {}
+    for number, values in read_table(source):
+        _take_row(values, f"line {number}", source.parent, polarity, lines_of, found)
     if any(image.mask is not None for image in found.images):
         found.polarity = (
             "Masks: low values mean artifact, as asked for."
@@ -498,8 +533,8 @@ def _take_row(
     if not values["image"]:
         found.problems.append(f"{line}: no image is named.")
         return
-    if label not in LABELS:
-        found.problems.append(f"{line}: the label must be clean or artifact, not '{values['label']}'.")
+    if label not in (*LABELS, UNSURE):
+        found.problems.append(f"{line}: the label must be clean, artifact or unsure, not '{values['label']}'.")
         return
     if split and split not in SPLITS:
         found.problems.append(f"{line}: the split must be train, validation, test or empty, not '{values['split']}'.")
@@ -512,6 +547,9 @@ def _take_row(
         found.problems.append(f"{line}: {values['image']} stands already in line {lines_of[path]}.")
         return
     lines_of[path] = int(line.split()[1])
+    if label == UNSURE:
+        found.unsure += 1
+        return
     if not path.is_file():
         found.missing.append(f"{line}: there is no image {values['image']}.")
         return

@@ -34,9 +34,12 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A real browser without window; a test that needs it is skipped where Chromium is not installed."""
+    """A real browser without window; a test that needs it is skipped where Chromium is not installed.
+
+    For one module: while it is open an event loop runs in this thread, and `asyncio.run` in other tests would fail.
+    """
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("no Chromium on PATH; on Debian: apt-get install chromium")

@@ -19,6 +19,7 @@ from artseg_models.errors import ArtSegError
 
 # each registers its verb with the application; the order is that of the help
 for _verb in (
+    "label",
     "labels",
     "simulate",
     "train",

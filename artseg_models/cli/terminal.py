@@ -17,7 +17,7 @@ app = typer.Typer(
 
 You sort whole images into clean and artifact; nobody draws outlines. In this order:
 
-1. `artseg labels check LABELS` looks through the sorted images.
+1. `artseg label IMAGES` sorts images in your browser; `artseg labels check LABELS` looks through the result.
 
 2. `artseg train LABELS --out runs/NAME` learns a model from them.
 

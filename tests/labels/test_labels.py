@@ -278,7 +278,10 @@ def test_annotator_file_named_in_the_csv(tmp_path: Path) -> None:
     [
         ([*GOOD, "images/9.tif,clean,train,z,"], r"line 8: there is no image images/9\.tif"),
         ([*GOOD[:1], "images/1.tif,artifact,train,b,masks/9.png"], r"line 3: there is no mask masks/9\.png"),
-        ([*GOOD[:1], "images/1.tif,dirty,train,b,"], "line 3: the label must be clean or artifact, not 'dirty'"),
+        (
+            [*GOOD[:1], "images/1.tif,dirty,train,b,"],
+            "line 3: the label must be clean, artifact or unsure, not 'dirty'",
+        ),
         ([*GOOD[:1], "images/1.tif,artifact,training,b,"], "the split must be train, validation, test or empty"),
         ([*GOOD, GOOD[0]], r"line 8: images/0\.tif stands already in line 2"),
         ([",clean,train,a,"], "line 2: no image is named"),
@@ -550,3 +553,13 @@ def test_real_masks_with_soft_edges(shared_data: Path) -> None:
     report = check_labels(shared_data / "magnetic_tile" / "labels.csv")
     assert report.errors == []
     assert sum("mask is empty" in warning for warning in report.warnings) == 4
+
+
+# ---- unsure ----
+
+
+def test_unsure_images_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = csv_set(tmp_path, [*GOOD[:4], "images/4.tif,Unsure,,,", "images/gone.tif,unsure,,,"])
+    assert len(read_labels(path).images) == 4
+    report = check_labels(path)
+    assert (report.unsure, report.missing) == (2, [])

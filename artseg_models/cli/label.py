@@ -1,0 +1,66 @@
+"""`artseg label`: sort images in the browser."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from artseg_models.cli.terminal import app, console
+
+
+@app.command(rich_help_panel="Main job")
+def label(
+    images: Annotated[list[Path], typer.Argument(help="Folders (with their subfolders) and image files.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The table; without this labels.csv in the first folder.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Your name, kept with each label; without this your login name.")] = "",
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of artifact that get the keys 1 to 9, e.g. --kinds dust,fibre,bubble.")
+    ] = "",
+    order: Annotated[
+        Literal["random", "name"],
+        typer.Option(help="random: so that neighbours on the plate do not sway you. name: as the files are called."),
+    ] = "random",
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the page's address, open nothing.")] = False,
+) -> None:
+    """Sort images into clean and artifact in your browser, about two seconds an image.
+
+    One image fills the page; C is clean, A artifact, U unsure, B goes back. Every label is on disk in labels.csv before
+    the next image shows: close the page at any time, the same command goes on where you were. Who decided, when and how
+    fast is kept beside it in labels.history.jsonl. Images labelled unsure are not trained on.
+
+    The page runs on this computer alone and needs no internet. `artseg labels check` looks through the result.
+    """
+    from artseg_models.labelling.server import serve
+    from artseg_models.labelling.store import Store
+
+    table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"
+    store = Store(images, table, order=order)
+
+    def announce(address: str) -> None:
+        console.print(f"Labels: {table}", highlight=False, soft_wrap=True)
+        console.print(f"Page:   {address}", highlight=False, soft_wrap=True)
+        console.print("Ends with Ctrl+C, or with Finish on the page.", highlight=False)
+
+    serve(
+        store,
+        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
+        who=name or _login_name(),
+        plane=plane,
+        port=port,
+        browser=not no_browser,
+        announce=announce,
+    )
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # accounts without a name, as in containers
+        return ""

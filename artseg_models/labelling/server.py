@@ -1,0 +1,94 @@
+"""Running the labelling page on the loopback interface."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from artseg_models.errors import ArtSegError
+from artseg_models.labelling.app import LabellingPage, create_app
+from artseg_models.labelling.previews import Previews
+from artseg_models.labelling.store import Store
+from artseg_models.labelling.twins import Twins
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(
+    store: Store,
+    *,
+    kinds: Sequence[str] = (),
+    who: str = "",
+    plane: int | None = None,
+    port: int = 0,
+    browser: bool = True,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve the page until somebody ends it, there or by Ctrl+C.
+
+    Parameters
+    ----------
+    store : Store
+        Images and labels.
+    kinds : sequence of str
+        Kinds of artifact that have keys.
+    who : str
+        The person's name, until the page says another.
+    plane : int, optional
+        Which plane of files with several.
+    port : int
+        On the loopback address; 0 takes a free one.
+    browser : bool
+        Open the page in the user's browser.
+    announce : callable
+        Told the page's address, which lets its bearer in.
+
+    Raises
+    ------
+    ArtSegError
+        The port is taken.
+    """
+    twins = Twins(store, plane=plane)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    page = LabellingPage(store, previews=Previews(plane=plane), twins=twins, kinds=kinds, who=who, stop=stop)
+    with socket.socket() as listening:
+        try:
+            listening.bind((LOOPBACK, port))
+        except OSError as error:
+            raise ArtSegError(
+                f"Could not listen on port {port}: {error.strerror or error}. Leave --port out to take a free one."
+            ) from error
+        listening.listen(128)
+        port = listening.getsockname()[1]
+        token = secrets.token_urlsafe(24)
+        app = create_app(page, token=token, port=port)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=3,
+                timeout_keep_alive=60,
+            )
+        )
+        address = f"http://{LOOPBACK}:{port}/?token={token}"
+        announce(address)
+        if browser:
+            # the socket listens already: the browser's request waits for the server
+            webbrowser.open(address)
+        twins.start()
+        try:
+            server.run(sockets=[listening])
+        finally:
+            twins.stop()
