@@ -42,6 +42,7 @@ def collection_add(
         what = f"{added.entry.id} {added.entry.version}"
         outcome = f"Added {what} from {added.source}" if added.new else f"{what} of {added.source} is there already"
         console.print(outcome, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Page: {folder / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 @collection_app.command("list")
@@ -49,22 +50,28 @@ def collection_list(folder: Folder) -> None:
     """Show which models a collection holds, the newest version of each first."""
     from artseg_models.collection.index import read_collection
 
-    table = Table("id", "version", "kind", "name", "formats", "SHA-256")
-    for column in table.columns[:1]:
-        column.overflow = "fold"
+    table = Table("id", "version", "gives", "formats", "SHA-256")
+    for column in (table.columns[0], table.columns[-1]):
+        column.no_wrap = True
     for entry in read_collection(folder).entries:
         formats = ", ".join(file.format_version for file in entry.files)
-        table.add_row(*map(escape, (entry.id, entry.version, entry.kind, entry.name, formats, entry.sha256[:12])))
+        gives = "map" if entry.kind == "segmentation" else "verdict"
+        table.add_row(*map(escape, (entry.id, entry.version, gives, formats, entry.sha256[:12])))
     console.print(table, highlight=False)
 
 
 @collection_app.command("build")
 def collection_build(folder: Folder) -> None:
-    """Make everything in a collection anew from the packages in its folder downloads.
+    """Make index, page and unpacked files of a collection anew from the packages in its folder downloads.
 
     For packages that were copied there by hand, or after files were lost.
     """
     from artseg_models.collection.store import build_collection
 
     collection = build_collection(folder)
-    console.print(f"{len(collection.entries)} models in {collection.folder}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(collection.entries)} packages by id and version. Page: {collection.folder / 'index.html'}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

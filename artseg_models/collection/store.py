@@ -22,6 +22,7 @@ from artseg_models.collection.index import (
     version_key,
     write_index,
 )
+from artseg_models.collection.page import PAGE, write_page
 from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256, whole_file
 from artseg_models.packages.formats import OLDER_FORMAT
@@ -29,7 +30,6 @@ from artseg_models.packages.rdf import find_description, load_yaml, read_descrip
 from artseg_models.packages.read import Package, read_package
 
 DOWNLOADS = "downloads"
-PAGE = "index.html"
 #: an id becomes a folder's name and part of a web address
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -111,7 +111,7 @@ def add_packages(folder: Path, packages: Sequence[Path]) -> list[Added]:
 
 
 def build_collection(folder: Path) -> Collection:
-    """Write a collection's index and unpacked packages anew from the zips in its folder `downloads`.
+    """Write a collection's index, page and unpacked packages anew from the zips in its folder `downloads`.
 
     Raises
     ------
@@ -229,7 +229,7 @@ def _entry(candidate: _Candidate, files: Sequence[PackageFile]) -> Entry:
 
 
 def _write(collection: Collection, candidates: Sequence[_Candidate]) -> None:
-    """Write zips, then unpacked files, then the index: what the index names is there already."""
+    """Write zips, unpacked files, index and page, in this order: what is named is there already."""
     try:
         by_sha = {candidate.file.sha256: candidate for candidate in candidates}
         for candidate in candidates:
@@ -248,6 +248,7 @@ def _write(collection: Collection, candidates: Sequence[_Candidate]) -> None:
             earlier = {path.relative_to(folder) for folder in folders for path in _files(folder)}
             _place_files(folders[0], collection.folder / identifier, remove=earlier)
         write_index(collection)
+        write_page(collection)
     except OSError as error:
         raise ArtSegError(
             f"Could not write into the collection {collection.folder}: {error.strerror or error}. Its index is as it "
