@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: demo test check setup plugin wheelhouse
+.PHONY: demo test check setup plugin wheelhouse consumers
 
 demo:
 	@$(PYTHON) packaging/develop.py demo $(ARGS)
@@ -21,3 +21,7 @@ plugin:
 
 wheelhouse:
 	@$(PYTHON) packaging/develop.py run python packaging/wheelhouse.py $(ARGS)
+
+# ARGS: a folder of packages; without it a small model is trained on simulated images
+consumers:
+	@$(PYTHON) packaging/develop.py run python tests/model_zoo/consumers/run.py $(ARGS) --write tests/model_zoo/consumers/RESULTS.md
