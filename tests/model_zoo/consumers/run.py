@@ -273,8 +273,8 @@ def main() -> None:
         heading = (
             "# Readers of other people, and what they make of ArtSeg's packages\n\n"
             f"Written by `make consumers` with artseg {__version__}; do not edit. Each reader ran in an environment\n"
-            "of its own on the packages' test images, of a model trained on simulated fields unless other packages were\n"
-            "given. The difference is the largest one to the test output, which PyTorch gave.\n\n"
+            "of its own on the packages' test images, of a model trained on simulated fields unless other packages\n"
+            "were given. The difference is the largest one to the test output, which PyTorch gave.\n\n"
         )
         arguments.write.write_text(heading + table, encoding="utf-8")
 
