@@ -132,3 +132,33 @@ def package_check(
     console.print(table, highlight=False)
     if found.failed:
         raise typer.Exit(1)
+
+
+@package_app.command("review")
+def package_review(
+    package: PackagePath,
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="New folder for the draft.")],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Also test the state dict, which runs the package's own Python.")
+    ] = False,
+) -> None:
+    """Prepare a draft for the BioImage Model Zoo and list what its reviewers would still ask for.
+
+    Give the package in format 0.5.10, which the Zoo's servers read. Nothing is uploaded: the draft is a folder with the
+    files, the zip and REVIEW.md.
+    """
+    from artseg_models.packages.review import prepare_review
+
+    review = prepare_review(package, out, trust=trust)
+    table = Table("reviewers ask for", "state", "found, or what to do")
+    colours = {"met": "green", "missing": "red", "yours to check": "yellow"}
+    for point in [point for point in review.points if point.state != "met"]:
+        table.add_row(escape(point.asked), f"[{colours[point.state]}]{point.state}[/]", escape(point.detail))
+    console.print(table, highlight=False)
+    counted = f"{len(review.missing)} of {len(review.points)} are missing"
+    console.print(
+        f"{counted}; all stand in {review.folder / 'REVIEW.md'}. To upload, once it is whole: {review.archive}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
