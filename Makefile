@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: demo test check setup plugin wheelhouse consumers
+.PHONY: demo test check setup model plugin wheelhouse consumers
 
 demo:
 	@$(PYTHON) packaging/develop.py demo $(ARGS)
@@ -16,7 +16,13 @@ check:
 setup:
 	@$(PYTHON) packaging/develop.py setup
 
-plugin:
+model:
+	@$(PYTHON) packaging/develop.py run python packaging/shipped_model.py $(ARGS)
+
+dist/models/artseg-simulated-unet-0.5.10.zip:
+	@$(PYTHON) packaging/develop.py run python packaging/shipped_model.py
+
+plugin: dist/models/artseg-simulated-unet-0.5.10.zip
 	@$(PYTHON) packaging/plugin_archive.py
 
 wheelhouse:

@@ -25,6 +25,8 @@ class Scale:
         Training fields of view.
     side : int
         Height and width of a field in pixels.
+    scored : int
+        Fields to score a model with that was given.
     wells, fields_per_well : int
         The plate.
     overrides : mapping
@@ -33,17 +35,19 @@ class Scale:
 
     fields: int
     side: int
+    scored: int
     wells: int
     fields_per_well: int
     overrides: Mapping[str, Any]
 
 
 SCALES: Mapping[Size, Scale] = {
-    "standard": Scale(fields=240, side=512, wells=8, fields_per_well=3, overrides={}),
+    "standard": Scale(fields=240, side=512, scored=48, wells=8, fields_per_well=3, overrides={}),
     # shows that everything works, not how well: such a network learns little
     "tiny": Scale(
         fields=32,
         side=160,
+        scored=8,
         wells=2,
         fields_per_well=1,
         overrides={
@@ -77,7 +81,9 @@ class Step:
     run: Callable[[], object]
 
 
-def demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[str], None]) -> Path:
+def demo(
+    out: Path, *, size: Size = "standard", seed: int = 0, model: Path | None = None, say: Callable[[str], None]
+) -> Path:
     """Run the demonstration, or go on where it was stopped.
 
     Parameters
@@ -88,6 +94,8 @@ def demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[st
         "standard" takes minutes and shows what masks change; "tiny" only that everything works.
     seed : int
         The same seed gives the same images and the same training.
+    model : Path, optional
+        Package to use instead of training one.
     say : callable
         Is told what is done and how long it took, a line each.
 
@@ -99,13 +107,19 @@ def demo(out: Path, *, size: Size = "standard", seed: int = 0, say: Callable[[st
     Raises
     ------
     ArtSegError
-        `out` holds something else, CellProfiler is missing, or a step fails; run it again to go on.
+        `out` holds something else, CellProfiler is missing, the model cannot be used, or a step fails; run it again to
+        go on.
     """
     from artseg_models.cellprofiler import find_cellprofiler
 
     find_cellprofiler()  # better said before the training than after it
-    state = _State(out, {"size": size, "seed": seed, "artseg_version": __version__})
-    steps = _steps(out, SCALES[size], size, seed, state)
+    settings: dict[str, Any] = {"size": size, "seed": seed, "artseg_version": __version__}
+    if model is not None:
+        from artseg_models.packages.read import read_package
+
+        settings["model_sha256"] = read_package(model).sha256
+    state = _State(out, settings)
+    steps = _steps(out, SCALES[size], size, seed, model, state)
     started = time.monotonic()
     for number, step in enumerate(steps, start=1):
         heading = f"Step {number} of {len(steps)}: {step.name}"
@@ -152,9 +166,9 @@ class _State:
         write_json(self._path, {"settings": self._settings, "seconds": self.seconds})
 
 
-def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> list[Step]:
+def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, state: _State) -> list[Step]:
     training, plate, run, packages = out / "training", out / "plate", out / "runs" / "demo", out / "packages"
-    package = packages / "demo-unet.zip"
+    package = packages / "demo-unet.zip" if model is None else model.absolute()
     plugins, evaluation = out / "plugins", out / "evaluation"
     measured = {name: out / "cellprofiler" / name for name in ("no_masking", "artifacts_masked")}
     fields = scale.wells * scale.fields_per_well
@@ -163,7 +177,8 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> lis
     def simulate_training() -> object:
         from artseg_models.simulate import simulate_training_set
 
-        return simulate_training_set(training, fields=scale.fields, shape=(scale.side, scale.side), seed=seed)
+        fields = scale.fields if model is None else scale.scored
+        return simulate_training_set(training, fields=fields, shape=(scale.side, scale.side), seed=seed)
 
     def train_model() -> object:
         from artseg_models.methods import train
@@ -183,7 +198,9 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> lis
         from artseg_models.report.montage import write_montage
 
         predictor = Predictor(read_package(package))
-        result = evaluate(predictor, read_labels(training / "labels.csv").of_split("test"))
+        labels = read_labels(training / "labels.csv")
+        # a model that was given has seen none of them
+        result = evaluate(predictor, labels.of_split("test") if model is None else labels.images)
         write_montage(predictor, result, evaluation / "overlays.png")
         return write_evaluation(result, evaluation)
 
@@ -207,21 +224,31 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> lis
     def run_cellprofiler(name: str) -> object:
         from artseg_models.cellprofiler import find_pipeline, run_pipeline
 
-        model = package if name == "artifacts_masked" else None
-        return run_pipeline(find_pipeline(name), plate, measured[name], package=model, plugins=plugins)
+        used = package if name == "artifacts_masked" else None
+        return run_pipeline(find_pipeline(name), plate, measured[name], package=used, plugins=plugins)
 
     def show() -> object:
-        return _write_page(out, scale, size, seed, state.seconds)
+        return _write_page(out, scale, size, seed, model, state.seconds)
 
+    evaluated = evaluation / "evaluation.json"
+    if model is None:
+        to_model = [
+            Step(
+                f"simulate {scale.fields} training fields of {side}, each called clean or artifact",
+                training / "labels.csv",
+                simulate_training,
+            ),
+            Step("train the quick preset from these labels alone", run / "result.json", train_model),
+            Step("export the model as Model Zoo packages and check every weight format", package, export),
+            Step("score the model on the test split (masks for scoring only)", evaluated, score),
+        ]
+    else:
+        to_model = [
+            Step(f"simulate {scale.scored} fields of {side} to score with", training / "labels.csv", simulate_training),
+            Step(f"score {model.name} on them", evaluated, score),
+        ]
     return [
-        Step(
-            f"simulate {scale.fields} training fields of {side}, each called clean or artifact",
-            training / "labels.csv",
-            simulate_training,
-        ),
-        Step("train the quick preset from these labels alone", run / "result.json", train_model),
-        Step("export the model as Model Zoo packages and check every weight format", package, export),
-        Step("score the model on the test split (masks for scoring only)", evaluation / "evaluation.json", score),
+        *to_model,
         Step(
             f"simulate a plate of {scale.wells} wells, {fields} fields in three channels",
             plate / "truth.csv",
@@ -242,7 +269,9 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, state: _State) -> lis
     ]
 
 
-def _write_page(out: Path, scale: Scale, size: Size, seed: int, seconds: Mapping[str, float]) -> None:
+def _write_page(
+    out: Path, scale: Scale, size: Size, seed: int, given: Path | None, seconds: Mapping[str, float]
+) -> None:
     from artseg_models.cellprofiler import cellprofiler_version, find_cellprofiler
     from artseg_models.images import read_image
     from artseg_models.report.comparison import FieldKey, compare, field_name, read_measurements, read_truth
@@ -265,13 +294,17 @@ def _write_page(out: Path, scale: Scale, size: Size, seed: int, seconds: Mapping
 
     facts = Facts(
         simulated=(
-            f"All images are simulated: cells, nuclei, light, noise and artifacts. {scale.fields} fields of view "
-            "served for training; the plate was not among them.",
+            "All images are simulated: cells, nuclei, light, noise and artifacts. "
+            + (
+                f"{scale.fields} fields of view served for training; the plate was not among them."
+                if given is None
+                else f"The model was given ({given.name}); {scale.scored} other fields of view served to score it."
+            ),
             "Artifacts (such as dust, fibres, bubbles and clumps of dead cells) change all channels: they absorb, "
             "bend light or glow.",
             "Each well has a dose that raises the signal of its cells; so the true value of each measurement is known.",
         ),
-        command=f"artseg demo --size {size} --seed {seed}",
+        command=f"artseg demo --size {size} --seed {seed}" + ("" if given is None else f" --model {given.name}"),
         steps=tuple((name[0].upper() + name[1:], taken) for name, taken in seconds.items()),
         provenance={
             "Model": audit["model_id"],

@@ -1,6 +1,8 @@
 """Write dist/artseg-cellprofiler-plugin-VERSION.zip: what a user unzips into CellProfiler's plugins folder.
 
-python packaging/plugin_archive.py [--out FOLDER]
+python packaging/plugin_archive.py [--out FOLDER] [--without-model]
+
+It packs the model to try first, which packaging/shipped_model.py makes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGINS = ROOT / "plugins"
+#: trained on simulated fields, in the format that every program opens
+MODEL = ROOT / "dist" / "models" / "artseg-simulated-unet-0.5.10.zip"
 
 README = """ArtSeg {version}: the CellProfiler modules SegmentArtifacts and MeasureArtifactOverlap
 ========================================================================================
@@ -40,6 +44,18 @@ README = """ArtSeg {version}: the CellProfiler modules SegmentArtifacts and Meas
    without ArtSeg (no_masking), and fields of view flagged by their artifacts (image_quality).
 """
 
+MODEL_README = """
+To try it first
+---------------
+
+models/{model} was trained on simulated fields of view alone. Choose it as the
+model in SegmentArtifacts and look at the masks; the example pipelines take it too. It knows no microscope, no cells and
+no artifacts but simulated ones: for measurements of your own, train on your own images (artseg train --help). Its card
+is README.md inside. Without images at hand:
+
+    artseg/bin/artseg demo --model models/{model}
+"""
+
 
 def version() -> str:
     """Read artseg's version without importing it."""
@@ -62,14 +78,23 @@ def plugin_files() -> list[Path]:
     )
 
 
-def write_archive(out: Path) -> Path:
+def built_model() -> Path | None:
+    """Find the model to try first, if it was built."""
+    return MODEL if MODEL.is_file() else None
+
+
+def write_archive(out: Path, *, model: Path | None = None) -> Path:
     """Write the archive, the same bytes for the same files; it appears whole or not at all."""
     number = version()
     archive = out / f"artseg-cellprofiler-plugin-{number}.zip"
     out.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_suffix(".unfinished")
     contents = {str(path.relative_to(PLUGINS).as_posix()): path.read_bytes() for path in plugin_files()}
-    contents["README.txt"] = README.format(version=number).replace("\n", "\r\n").encode()  # for Windows' Notepad
+    readme = README.format(version=number)
+    if model is not None:
+        readme += MODEL_README.format(model=model.name)
+        contents[f"models/{model.name}"] = model.read_bytes()
+    contents["README.txt"] = readme.replace("\n", "\r\n").encode()  # for Windows' Notepad
     contents["_artseg_client/LICENSE.txt"] = (ROOT / "LICENSE").read_bytes()
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as opened:
         for name, content in sorted(contents.items()):
@@ -84,4 +109,11 @@ def write_archive(out: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the archive (default: dist)")
-    print(write_archive(parser.parse_args().out))
+    parser.add_argument("--without-model", action="store_true", help="leave out the model to try first")
+    given = parser.parse_args()
+    model = None if given.without_model else built_model()
+    if model is None and not given.without_model:
+        raise SystemExit(
+            f"Expected the model to try first at {MODEL}: make it with `make model`, or say --without-model."
+        )
+    print(write_archive(given.out, model=model))

@@ -1,6 +1,6 @@
 """Write dist/models/artseg-simulated-*.zip: a model to try first, trained on simulated fields of view alone.
 
-python packaging/develop.py run python packaging/shipped_model.py [--out FOLDER]
+make model, or: python packaging/develop.py run python packaging/shipped_model.py [--out FOLDER]
 
 It simulates labelled fields, trains on the labels, exports, and scores on the fields of the test split. Stop it at any
 time; the same command goes on. The seed is fixed, so the same versions of the libraries train the same network.
@@ -36,7 +36,7 @@ RECIPE = Recipe(fields=360, side=512, overrides={"classifier": {"depth": 10, "wi
 
 
 def build(out: Path, work: Path, *, recipe: Recipe = RECIPE) -> Path:
-    """Write the packages into `out`, all in the same folder `work`; give the map's package in the newest format."""
+    """Write the packages into `out`, what they were made from into `work`; give the map's package in format 0.5.10."""
     from artseg_models.evaluate import evaluate, write_evaluation
     from artseg_models.labels import read_labels
     from artseg_models.methods import train
@@ -51,7 +51,7 @@ def build(out: Path, work: Path, *, recipe: Recipe = RECIPE) -> Path:
     if not labels.exists():
         simulate_training_set(images, fields=recipe.fields, shape=(recipe.side, recipe.side), seed=SEED)
     run = train(labels, work / "run", preset="quick", seed=SEED, overrides=recipe.overrides)
-    package = export_packages(run, out, name=NAME).unet
+    package = export_packages(run, out, name=NAME).older_unet
     predictor = Predictor(read_package(package))
     scores = evaluate(predictor, read_labels(labels).of_split("test"))
     write_evaluation(scores, work / "evaluation")

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from plugin_archive import write_archive
+from plugin_archive import built_model, write_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints"
@@ -97,7 +97,7 @@ def gather(out: Path, *, torch: str, only: Sequence[str]) -> Path:
     others = [name for name in only if name != "artseg"]
     if others:
         run(download_command(wheels, torch=torch, names=others, dependencies=False))
-    plugin = write_archive(unfinished)
+    plugin = write_archive(unfinished, model=built_model())
     dotted = "{}.{}".format(*sys.version_info[:2])
     (unfinished / "install.py").write_text(
         INSTALL.format(python=tuple(sys.version_info[:2]), dotted=dotted), encoding="utf-8"

@@ -20,11 +20,16 @@ def run_demo(
         typer.Option(help="standard shows what masks change, in minutes; tiny only that everything works."),
     ] = "standard",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images and training.")] = 0,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", exists=True, help="Use this model package instead of training one."),
+    ] = None,
 ) -> None:
     """Show the whole chain on simulated images: train, export, measure in CellProfiler with and without masks.
 
-    Run it again to go on where it was stopped.
+    With --model, say the one that comes with the plugin's archive, nothing is trained. Run it again to go on where
+    it was stopped.
     """
     from artseg_models.demo import demo
 
-    demo(out, size=size, seed=seed, say=lambda line: console.print(line, highlight=False, soft_wrap=True))
+    demo(out, size=size, seed=seed, model=model, say=lambda line: console.print(line, highlight=False, soft_wrap=True))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from artseg_models.cli import app
 from artseg_models.demo import demo
 from artseg_models.errors import ArtSegError
+from artseg_models.files import sha256
 
 
 @pytest.fixture
@@ -72,6 +73,26 @@ def test_a_stopped_demonstration_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path, size="tiny", say=stop_at_training)
     assert not any("done before" in line for line in said)
+
+
+@pytest.mark.usefixtures("any_program")
+def test_with_a_model_nothing_is_trained_and_that_model_is_scored(tmp_path: Path, packages: dict[str, Path]) -> None:
+    said: list[str] = []
+
+    def stop_at_plate(line: str) -> None:
+        said.append(line)
+        if "simulate a plate" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path / "out", size="tiny", model=packages["older_unet"], say=stop_at_plate)
+    assert not any("train" in line for line in said)
+    assert not (tmp_path / "out" / "runs").exists()
+    evaluation = json.loads((tmp_path / "out" / "evaluation" / "evaluation.json").read_text())
+    assert evaluation["audit"]["model_sha256"] == sha256(packages["older_unet"])
+    # another model is another demonstration
+    with pytest.raises(ArtSegError, match="other settings"):
+        demo(tmp_path / "out", size="tiny", model=packages["unet"], say=stop_at_plate)
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ def plugin_archive() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def shipped_model() -> ModuleType:
+    return load_script("shipped_model")
+
+
+@pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheelhouse with artseg's own wheel and the plugin, but no library."""
     out = tmp_path_factory.mktemp("wheelhouse") / "house"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -48,3 +51,28 @@ def test_readme_says_the_steps(archive: Path) -> None:
 def test_the_same_files_give_the_same_archive(plugin_archive: ModuleType, archive: Path, tmp_path: Path) -> None:
     again = plugin_archive.write_archive(tmp_path / "again")
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(archive.read_bytes()).digest()
+
+
+def test_the_model_to_try_first_is_packed_and_explained(
+    plugin_archive: ModuleType, archive: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "artseg-simulated-unet-0.5.10.zip"
+    model.write_bytes(b"a model")
+    opened = zipfile.ZipFile(plugin_archive.write_archive(tmp_path / "with", model=model))
+    assert opened.read(f"models/{model.name}") == b"a model"
+    text = opened.read("README.txt").decode()
+    assert f"artseg demo --model models/{model.name}" in text
+    assert "simulated fields" in text
+    without = zipfile.ZipFile(archive)
+    assert set(opened.namelist()) - set(without.namelist()) == {f"models/{model.name}"}
+    assert "models/" not in without.read("README.txt").decode()
+
+
+def test_without_the_model_the_script_says_how_to_make_it(repository: Path, tmp_path: Path) -> None:
+    script = tmp_path / "packaging" / "plugin_archive.py"
+    script.parent.mkdir()
+    shutil.copyfile(repository / "packaging" / "plugin_archive.py", script)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "make model" in done.stderr
+    assert not (tmp_path / "dist").exists()
