@@ -30,6 +30,10 @@ class Backend(Protocol):
         """Run the network."""
         ...
 
+    def release(self) -> None:
+        """Free what is kept for the next image; called where memory did not suffice for one."""
+        ...
+
 
 class OnnxBackend:
     """Runs an ONNX file on the CPU.
@@ -46,33 +50,44 @@ class OnnxBackend:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        _require_own_files(path)
+        self._session = self._open()
+
+    def _open(self) -> Any:
         import onnxruntime
 
+        path = self._path
         runtime: Any = onnxruntime
-        self._name = path.name
-        _require_own_files(path)
         options = runtime.SessionOptions()
-        options.log_severity_level = 3  # what it warns of, it also does
+        options.log_severity_level = 4  # what it warns of, it also does; its errors it raises too
         try:
-            self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         # its exceptions share no class of their own
         except Exception as error:
             raise ArtSegError(
                 f"The weights {path.name} could not be loaded by ONNX Runtime {runtime.__version__}: "
                 f"{_one_line(error)} Download or export the package again, or use another one."
             ) from error
-        self._input = self._session.get_inputs()[0].name
+        self._input = session.get_inputs()[0].name
         self._refused: type[Exception] = runtime.capi.onnxruntime_pybind11_state.InvalidArgument
+        return session
 
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Run the network."""
+        if self._session is None:
+            self._session = self._open()
         try:
             return np.asarray(self._session.run(None, {self._input: image})[0], dtype=np.float32)
         except self._refused as error:
             raise ArtSegError(
-                f"The weights {self._name} do not take what their package states, an input of shape {image.shape} and "
-                f"type {image.dtype}: {_one_line(error)} Use another package."
+                f"The weights {self._path.name} do not take what their package states, an input of shape {image.shape} "
+                f"and type {image.dtype}: {_one_line(error)} Use another package."
             ) from error
+
+    def release(self) -> None:
+        """End the session until the next image: it cannot give back a part of what it keeps."""
+        self._session = None
 
 
 def _require_own_files(path: Path) -> None:
@@ -126,6 +141,9 @@ class TorchBackend:
         with torch.inference_mode():
             output: torch.Tensor = self._network(torch.from_numpy(image).to(self._device))
             return output.float().cpu().numpy()
+
+    def release(self) -> None:
+        """Keep the network; PyTorch gives back what else it holds, all at once (`predict.release_memory`)."""
 
 
 def load_torchscript(path: Path, device: str) -> Backend:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import dataclasses
+import gc
 import logging
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -27,6 +33,8 @@ Device = Literal["auto", "cuda", "mps", "cpu"]
 #: Up to 8 million binned pixels, 2556 x 2156 included, are predicted whole.
 WHOLE_PX = 8_000_000
 TILE_PX = 1024
+#: Sides tried in turn where the memory of the device does not suffice.
+SMALLER_TILES_PX = (1024, 512, 256)
 #: Nearly the U-Net's receptive field of about 300 pixels to each side.
 HALO_PX = 256
 #: how far beyond 0 and 1 a probability may lie by rounding
@@ -129,6 +137,8 @@ class Prediction:
         In how many pieces the image was predicted; 1: whole.
     seconds : float
         Time taken, without reading the image.
+    note : str or None
+        What had to be done otherwise because memory did not suffice; None where nothing had.
     """
 
     probability: NDArray[np.float32]
@@ -142,6 +152,7 @@ class Prediction:
     device: str
     tiles: int
     seconds: float
+    note: str | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -227,11 +238,17 @@ class ImageMap:
         Probability that the image holds an artifact; None for a model without classifier.
     tiles : int
         In how many pieces the image was predicted.
+    device : str or None
+        Where, if not on the predictor's device.
+    note : str or None
+        What had to be done otherwise because memory did not suffice.
     """
 
     probability: NDArray[np.float32]
     image_probability: float | None
     tiles: int = 1
+    device: str | None = None
+    note: str | None = None
 
 
 class ImagePredictor(ABC):
@@ -257,7 +274,9 @@ class ImagePredictor(ABC):
         """Which model this is."""
 
     @abstractmethod
-    def _map(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> ImageMap:
+    def _map(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
+    ) -> ImageMap:
         """Normalise an image (y, x) that was checked, and run the model on it."""
 
     def predict(
@@ -270,9 +289,14 @@ class ImagePredictor(ABC):
         gate: bool = True,
         gate_threshold: float | None = None,
         pixel_size_um: float | None = None,
+        cpu_allowed: bool = False,
         source: str = "image",
     ) -> Prediction:
         """Find the artifacts in one image.
+
+        Where the memory of the device does not suffice, a package predicts the image in tiles, then in smaller ones,
+        then on the CPU if that is allowed; `tiles`, `device` and `note` of the prediction say so. What was too large
+        for one image is tried again for the next: its result must not depend on what came before.
 
         Parameters
         ----------
@@ -287,6 +311,8 @@ class ImagePredictor(ABC):
         pixel_size_um : float, optional
             Side of a pixel of this image. With it, and a model that knows its own, the model's smallest artifact keeps
             its area; a `smallest_artifact_px` that was given stays as it is.
+        cpu_allowed : bool
+            Whether the CPU may take an image that does not fit into the device's memory even in the smallest tiles.
         source : str
             Names the image in errors.
 
@@ -297,7 +323,8 @@ class ImagePredictor(ABC):
         Raises
         ------
         ArtSegError
-            The image cannot be used (not 2D, too small, NaN, constant), or an option is out of range.
+            The image cannot be used (not 2D, too small, NaN, constant), an option is out of range, or the memory does
+            not suffice.
         """
         started = time.perf_counter()
         model = self.model
@@ -310,7 +337,7 @@ class ImagePredictor(ABC):
         if smallest < 0:
             raise ArtSegError(f"Expected a smallest artifact of 0 pixels or more, got {smallest}.")
         _check(pixels, valid, source)
-        found = self._map(pixels, valid, source)
+        found = self._map(pixels, valid, source, cpu_allowed=cpu_allowed)
         probability, image_probability = found.probability, found.image_probability
         gated = gate and image_probability is not None and threshold is not None
         gate_open = not gated or (image_probability or 0.0) >= (threshold or 0.0)
@@ -328,9 +355,10 @@ class ImagePredictor(ABC):
             smallest_artifact_px=smallest,
             gate_threshold=threshold if gated else None,
             valid=valid,
-            device=self.device,
+            device=found.device or self.device,
             tiles=found.tiles,
             seconds=time.perf_counter() - started,
+            note=found.note,
         )
 
     def _smallest(self, pixel_size_um: float | None) -> int:
@@ -379,10 +407,10 @@ class Predictor(ImagePredictor):
         super().__init__(device)
         self.package = package
         self._whole_px = whole_px
+        self._tile_px = tile_px
         # tiles must lie on the network's pooling grid, or they would see the image through another raster
-        unit = math.lcm(_POOLING * package.binning, max(package.y.step, 1), max(package.x.step, 1))
-        self._tile = _up(tile_px * package.binning, unit)
-        self._halo = _up(halo_px * package.binning, unit)
+        self._unit = math.lcm(_POOLING * package.binning, max(package.y.step, 1), max(package.x.step, 1))
+        self._halo = _up(halo_px * package.binning, self._unit)
         weights = package.weights
         if self.device == "cpu" and "onnx" in weights:
             self.weight_format, self._segment = "onnx", OnnxBackend(weights["onnx"])
@@ -394,25 +422,70 @@ class Predictor(ImagePredictor):
         else:
             raise _not_runnable(package)
         self._classify = OnnxBackend(package.classifier) if package.classifier else None
+        self._trust = trust
+        self._on_cpu: Predictor | None = None
 
     @property
     def model(self) -> Model:
         """The package."""
         return self.package
 
-    def _map(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> ImageMap:
+    def _map(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
+    ) -> ImageMap:
         image = self.package.preprocess(pixels, valid)
         image_probability = float(self._classify(image[None, None])[0, 1]) if self._classify else None
-        probability, tiles = self._probability(image, source)
-        return ImageMap(probability, image_probability, tiles)
+        found = self._probability(image, source, cpu_allowed)
+        return dataclasses.replace(found, image_probability=image_probability)
 
-    def _probability(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
-        """Run the network on a preprocessed image (y, x); gives the map and in how many tiles."""
-        if self.package.whole_images_only or image.size <= self._whole_px * self.package.binning**2:
-            return self._whole(image, source), 1
-        return self._tiled(image, source)
+    def _probability(self, image: NDArray[np.float32], source: str, cpu_allowed: bool) -> ImageMap:
+        """Run the network on a preprocessed image (y, x) in the largest pieces that fit into memory."""
+        too_large: list[str] = []
+        for tile_px in self._pieces(image):
+            piece = "whole" if tile_px is None else f"in tiles of {tile_px} x {tile_px} binned pixels"
+            try:
+                if tile_px is None:
+                    return ImageMap(
+                        self._whole(image, source), None, 1, self.device, _told(too_large, self.device, piece)
+                    )
+                probability, count = self._tiled(image, source, tile_px)
+                return ImageMap(probability, None, count, self.device, _told(too_large, self.device, piece))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("%s: not enough memory on %s for the image %s", source, self.device, piece)
+                too_large.append(piece)
+            # outside of the handler: until then the error holds on to what was allocated
+            self._segment.release()
+            release_memory()
+        if cpu_allowed and self.device != "cpu":
+            if self._on_cpu is None:
+                self._on_cpu = Predictor(
+                    self.package, device="cpu", trust=self._trust, whole_px=self._whole_px, tile_px=self._tile_px
+                )
+            found = self._on_cpu._probability(image, source, cpu_allowed)
+            return dataclasses.replace(found, note=_told(too_large, self.device, "on the CPU"))
+        mend = (
+            "Let the processor take such images, close other programs that use the graphics card"
+            if self.device != "cpu"
+            else "Close other programs, use a computer with more memory"
+        )
+        raise ArtSegError(
+            f"The memory ({self.device}) does not suffice for {source} ({image.shape[0]} x {image.shape[1]} pixels), "
+            f"tried {', '.join(too_large)}. {mend}, or bin the image."
+        )
 
-    def _tiled(self, image: NDArray[np.float32], source: str) -> tuple[NDArray[np.float32], int]:
+    def _pieces(self, image: NDArray[np.float32]) -> list[int | None]:
+        """List the sides of tiles to try, None for the whole image."""
+        if self.package.whole_images_only:
+            return [None]
+        binned = image.size / self.package.binning**2
+        first: list[int | None] = [None] if binned <= self._whole_px else [self._tile_px]
+        longest = max(image.shape) / self.package.binning
+        bound = longest if first == [None] else self._tile_px
+        return first + [side for side in SMALLER_TILES_PX if side < bound]
+
+    def _tiled(self, image: NDArray[np.float32], source: str, tile_px: int) -> tuple[NDArray[np.float32], int]:
         """Predict in tiles that overlap by twice the halo; each keeps its middle.
 
         The image is first padded as the network would pad it whole, so that tiles cut at multiples of its pooling see
@@ -423,12 +496,13 @@ class Predictor(ImagePredictor):
         top, left = int(np.argmax(rows == 0)), int(np.argmax(columns == 0))
         probability = np.zeros(padded.shape, np.float32)
         count = 0
-        for y in range(0, padded.shape[0], self._tile):
-            for x in range(0, padded.shape[1], self._tile):
-                around_y, kept_y = _window(y, self._tile, self._halo, padded.shape[0])
-                around_x, kept_x = _window(x, self._tile, self._halo, padded.shape[1])
+        tile = _up(tile_px * self.package.binning, self._unit)
+        for y in range(0, padded.shape[0], tile):
+            for x in range(0, padded.shape[1], tile):
+                around_y, kept_y = _window(y, tile, self._halo, padded.shape[0])
+                around_x, kept_x = _window(x, tile, self._halo, padded.shape[1])
                 found = self._whole(padded[around_y, around_x], source)
-                probability[y : y + self._tile, x : x + self._tile] = found[kept_y, kept_x]
+                probability[y : y + tile, x : x + tile] = found[kept_y, kept_x]
                 count += 1
         return probability[top : top + image.shape[0], left : left + image.shape[1]], count
 
@@ -471,6 +545,36 @@ def _not_runnable(package: Package) -> ArtSegError:
         f"Expected ONNX weights (CPU) or TorchScript weights (any device) in {package.path.name}, but it has {held}. "
         "Run on the CPU, or export the model in one of these formats."
     )
+
+
+def _told(too_large: Sequence[str], device: str, instead: str) -> str | None:
+    """Say what was done instead of what needed too much memory."""
+    if not too_large:
+        return None
+    return f"not enough memory on {device} ({', '.join(too_large)}): predicted {instead}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of NumPy, PyTorch (any device) or ONNX Runtime means that memory did not suffice."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # PyTorch on the CPU and on Apple's devices, cuBLAS and ONNX Runtime have no class of their own for it
+    text = str(error).lower()
+    said = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "bad allocation", "alloc_failed")
+    return any(words in text for words in said)
+
+
+def release_memory() -> None:
+    """Give memory that nothing uses any more back to the system and to the GPU."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch is not None and torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _up(size: int, unit: int) -> int:

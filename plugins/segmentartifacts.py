@@ -7,7 +7,8 @@ model trained by ArtSeg, and gives masks that keep them out of your measurements
 
 The network runs outside CellProfiler, in artseg's own Python: the module finds a running service on this computer or
 starts one, all workers of an analysis share it, and it ends by itself when it is idle. To set up, run
-``artseg cellprofiler install`` once.
+``artseg cellprofiler install`` once. Or it runs on an inference server of your site, which you name by its address;
+then this computer needs no artseg.
 
 |
 
@@ -49,6 +50,8 @@ Measurements made by this module
 -  *ArtSeg_ModelID, ArtSeg_ModelVersion, ArtSeg_ModelSHA256:* which model it was, to the bit.
 -  *ArtSeg_SoftwareVersion:* the version of artseg.
 -  *ArtSeg_Device, ArtSeg_Seconds:* where the network ran and for how long.
+-  *ArtSeg_Tiles:* in how many pieces the image went through the network. 1 is whole; more for large images, and where
+   memory did not suffice.
 -  *Count:* the number of artifact objects.
 
 **Object measurements:**
@@ -60,7 +63,7 @@ Measurements made by this module
 import os
 
 import numpy
-from _artseg_client import check_installation, segment, show_model
+from _artseg_client import ServiceError, check_installation, list_models, remember_token, segment, show_model
 from cellprofiler_core.constants.measurement import (
     COLTYPE_FLOAT,
     COLTYPE_INTEGER,
@@ -87,6 +90,12 @@ CUSTOM = "Custom"
 
 DEVICES = ["auto", "cuda", "mps", "cpu"]
 
+HERE = "This computer"
+SERVER = "Inference server"
+
+BY_FILE = "A package on this computer"
+BY_ID = "A model of the service"
+
 #: measurement: its column type
 FEATURES = {
     "AreaFraction": COLTYPE_FLOAT,
@@ -99,6 +108,7 @@ FEATURES = {
     "ModelVersion": COLTYPE_VARCHAR_FORMAT % 64,
     "ModelSHA256": COLTYPE_VARCHAR_FORMAT % 64,
     "Device": COLTYPE_VARCHAR_FORMAT % 32,
+    "Tiles": COLTYPE_INTEGER,
     "Seconds": COLTYPE_FLOAT,
     "SoftwareVersion": COLTYPE_VARCHAR_FORMAT % 64,
 }
@@ -119,7 +129,7 @@ class SegmentArtifacts(ImageSegmentation):
 
     category = "Image Segmentation"
 
-    variable_revision_number = 2
+    variable_revision_number = 3
 
     doi = {  # noqa: RUF012 - as CellProfiler reads it
         "Please cite the following when using SegmentArtifacts:": "https://doi.org/10.1038/s41598-022-14703-y"
@@ -162,6 +172,32 @@ pixels. Pixels that are masked in the input image are white in neither mask.
             "Name the probability image",
             "ArtifactProbability",
             doc="*(Used only if the probability image is kept)* Name of the image.",
+        )
+
+        self.model_choice = Choice(
+            "Which model?",
+            [BY_FILE, BY_ID],
+            doc=f"""\
+-  *{BY_FILE}:* a file that you choose. An inference server must have the same file; it is known by its SHA-256.
+-  *{BY_ID}:* one of the models that the service offers, named by its id. A service on this computer offers the packages
+   in the folder that the environment variable ARTSEG_MODELS names when it starts.
+""",
+        )
+
+        self.model_id = Text(
+            "Id of the model",
+            "",
+            doc=f"""\
+*(Used only with "{BY_ID}")* As *List models* shows it. The newest version is taken; to stay with one, write
+*ID@VERSION*. Version and SHA-256 are measured.
+""",
+        )
+
+        self.list_button = DoSomething(
+            "Which models are there?",
+            "List models",
+            self.on_list_models,
+            doc="Press this button to choose one of the models that the service offers.",
         )
 
         self.package_folder = Directory(
@@ -296,6 +332,36 @@ to skip the rest of the pipeline for it, use **FlagImage** after this module.
             doc="*(Used only if images are flagged)* An image fails if a larger share of its pixels is artifact.",
         )
 
+        self.where = Choice(
+            "Where to run",
+            [HERE, SERVER],
+            doc=f"""\
+-  *{HERE}:* artseg on this computer, started when it is needed.
+-  *{SERVER}:* a computer of your site, for instance with a graphics card, on which somebody runs ``artseg serve``. The
+   images are sent there.
+""",
+        )
+
+        self.server = Text(
+            "Address of the server",
+            "http://localhost:8300",
+            doc=f"""\
+*(Used only with "{SERVER}")* As its administrator gives it, for instance *https://gpu.example.org/artseg*. Use
+*http://* only within a network that you trust, or through an SSH tunnel, whose address is *http://localhost:8300*.
+""",
+        )
+
+        self.token_button = DoSomething(
+            "Does the server know you?",
+            "Set token",
+            self.on_set_token,
+            doc="""\
+Press this button to enter the token, the secret that the server's administrator gives you. It is kept in a file of your
+own on this computer, never in the pipeline. For jobs without a window, ``artseg serve --remember ADDRESS`` notes it, or
+the environment variable ARTSEG_TOKEN holds it.
+""",
+        )
+
         self.device = Choice(
             "Device",
             DEVICES,
@@ -311,6 +377,26 @@ and *mps* (Apple) stop with a message where there is no such device.
             doc="""\
 Leave blank: ``artseg cellprofiler install`` notes where it is. Otherwise the path of the Python executable in the
 environment where artseg is installed. The environment variable ARTSEG_PYTHON overrides both.
+""",
+        )
+
+        self.wants_cpu = Binary(
+            "Use the processor if memory does not suffice?",
+            True,
+            doc=f"""\
+An image for which the graphics memory does not suffice goes through the network in tiles, then in smaller ones. Select
+*Yes* to let the processor take it if that is not enough either, which is slow; *No* stops with a message.
+*{C_ARTSEG}_Device* and *{C_ARTSEG}_Tiles* say what was done, and the log does.
+""",
+        )
+
+        self.ends_with_run = Binary(
+            "End the service with CellProfiler?",
+            False,
+            doc="""\
+Select *Yes* if nothing may stay behind when CellProfiler ends, for instance in batch jobs and containers. Select *No*
+to keep the model in memory for the next run; the service ends by itself after some idle minutes. The environment
+variable ARTSEG_END_WITH=run does the same for any pipeline.
 """,
         )
 
@@ -345,9 +431,17 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             self.largest_fraction,
             self.device,
             self.python,
+            self.where,
+            self.server,
+            self.model_choice,
+            self.model_id,
+            self.wants_cpu,
+            self.ends_with_run,
         ]
 
     def visible_settings(self):
+        elsewhere = self.where.value == SERVER
+        by_id = self.model_choice.value == BY_ID
         used_only_if = (
             (self.probability_name, self.wants_probability.value),
             (self.cutoff, self.cutoff_choice.value == CUSTOM),
@@ -356,16 +450,31 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             (self.gate_threshold, self.wants_gate.value and self.gate_choice.value == CUSTOM),
             (self.match_name, self.wants_match.value),
             (self.largest_fraction, self.wants_flag.value),
+            (self.package_folder, not by_id),
+            (self.package_file, not by_id),
+            (self.model_id, by_id),
+            (self.list_button, by_id or elsewhere),
+            (self.server, elsewhere),
+            (self.token_button, elsewhere),
+            (self.device, not elsewhere),
+            (self.python, not elsewhere),
+            (self.ends_with_run, not elsewhere),
         )
         # by identity: a setting compares equal to its value
         hidden = [id(setting) for setting, used in used_only_if if not used]
-        visible = []
-        for setting in self.settings():
-            if id(setting) not in hidden:
-                visible.append(setting)
-            if setting is self.package_file:
-                visible.append(self.show_model_button)
-        return [*visible, self.check_button]
+        return [setting for setting in self.settings_as_shown() if id(setting) not in hidden]
+
+    def settings_as_shown(self):
+        """Give all settings and buttons in the order of the panel; saved pipelines keep theirs."""
+        *first, device, python, where, server, model_choice, model_id, cpu, ends = self.settings()
+        cut = [setting is self.package_folder for setting in first].index(True)
+        return [
+            *first[:cut],
+            *(where, server, self.token_button),
+            *(model_choice, *first[cut : cut + 2], model_id, self.list_button, self.show_model_button),
+            *first[cut + 2 :],
+            *(device, cpu, python, ends, self.check_button),
+        ]
 
     def upgrade_settings(self, setting_values, variable_revision_number, module_name):
         if variable_revision_number == 1:
@@ -373,18 +482,64 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             new = [AS_MODEL, "0.5", "0", "No", "None", "No", "0.1"]
             setting_values = [*setting_values[:13], *new, *setting_values[13:]]
             variable_revision_number = 2
+        if variable_revision_number == 2:
+            # where to run, which model, and what to do without memory came at the end
+            setting_values = [*setting_values, HERE, "http://localhost:8300", BY_FILE, "", "Yes", "No"]
+            variable_revision_number = 3
         return setting_values, variable_revision_number
 
     def on_show_model(self):
-        show_text("Model", lambda: show_model(self.package_path(), self.python.value))
+        show_text(
+            "Model",
+            lambda: show_model(
+                self.package_path(),
+                self.python.value,
+                model=self.chosen_id(),
+                server=self.chosen_server(),
+                device=self.device.value,
+            ),
+        )
 
     def on_check_installation(self):
         show_text(
             "Installation of ArtSeg",
-            lambda: check_installation(self.package_path(), self.device.value, self.python.value),
+            lambda: check_installation(
+                self.package_path(),
+                self.device.value,
+                self.python.value,
+                model=self.chosen_id(),
+                server=self.chosen_server(),
+            ),
         )
 
+    def on_list_models(self):
+        chosen = choose_model(lambda: list_models(self.chosen_server(), self.device.value, self.python.value))
+        if chosen is not None:
+            self.model_choice.value = BY_ID
+            self.model_id.value = chosen
+
+    def on_set_token(self):
+        import wx  # only with a window
+
+        with wx.PasswordEntryDialog(None, f"Token for {self.server.value}", "Set token") as dialog:
+            if dialog.ShowModal() == wx.ID_OK:
+                show_text("Set token", lambda: f"Noted in {remember_token(self.server.value, dialog.GetValue())}")
+
+    def chosen_server(self):
+        """Give the address of the inference server; blank for this computer."""
+        return self.server.value.strip() if self.where.value == SERVER else ""
+
+    def chosen_id(self):
+        """Give the id of a model of the service; blank for a package on this computer."""
+        return self.model_id.value.strip() if self.model_choice.value == BY_ID else ""
+
     def validate_module(self, pipeline):
+        if self.where.value == SERVER and not self.chosen_server():
+            raise ValidationError("Enter the address of the inference server", self.server)
+        if self.model_choice.value == BY_ID:
+            if not self.chosen_id():
+                raise ValidationError("Choose a model of the service", self.model_id)
+            return
         if not self.package_file.value.strip():
             raise ValidationError("Choose a model package", self.package_file)
         if not os.path.exists(self.package_path()):
@@ -403,8 +558,13 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
                 f"SegmentArtifacts expects a grayscale image (y, x), but {self.x_name.value} has the shape "
                 f"{image.pixel_data.shape}. Use ColorToGray, or choose one plane in NamesAndTypes."
             )
-        if not self.package_file.value.strip():  # validate_module is not called without a window
+        # validate_module is not called without a window
+        if self.model_choice.value == BY_FILE and not self.package_file.value.strip():
             raise ValueError("SegmentArtifacts has no model package. Choose one in its settings.")
+        if self.model_choice.value == BY_ID and not self.chosen_id():
+            raise ValueError("SegmentArtifacts has no model. Enter the id of one of the service's models.")
+        if self.where.value == SERVER and not self.chosen_server():
+            raise ValueError("SegmentArtifacts has no address of an inference server. Enter it in its settings.")
         valid = image.mask if image.has_mask else numpy.ones(image.pixel_data.shape, bool)
         matched = self.image_to_match(workspace)
         # before the network runs, which takes its time
@@ -420,6 +580,10 @@ environment where artseg is installed. The environment variable ARTSEG_PYTHON ov
             device=self.device.value,
             python=self.python.value,
             source=f"{self.x_name.value} of image set {workspace.measurements.image_set_number}",
+            model=self.chosen_id(),
+            server=self.chosen_server(),
+            cpu_allowed=self.wants_cpu.value,
+            end_with_run=self.ends_with_run.value,
         )
         grown = with_margin(segmentation.labels > 0, self.margin.value)
         artifact = (grown & valid)[raster]
@@ -534,6 +698,7 @@ def measured(artifact, clean, result):
         "ModelVersion": result["model_version"],
         "ModelSHA256": result["model_sha256"],
         "Device": result["device"],
+        "Tiles": result["tiles"],
         "Seconds": result["seconds"],
         "SoftwareVersion": result["artseg"],
     }
@@ -623,13 +788,55 @@ def show_text(title, gather):
     from wx.lib.dialogs import ScrolledMessageDialog
 
     parent = wx.GetActiveWindow() or wx.GetApp().GetTopWindow()
-    with wx.BusyCursor():
-        text = gather()
+    try:
+        with wx.BusyCursor():
+            text = gather()
+    except ServiceError as error:
+        text = str(error)
     with ScrolledMessageDialog(parent, text, title, size=(820, 560)) as dialog:
         for child in dialog.GetChildren():
             if isinstance(child, wx.TextCtrl):  # columns stand under each other
                 child.SetFont(wx.Font(wx.FontInfo(10).Family(wx.FONTFAMILY_TELETYPE)))
         dialog.ShowModal()
+
+
+def choose_model(gather):
+    """Let the user choose out of the models that a function gathers; gives an id, None if none was chosen."""
+    import wx  # only with a window
+
+    parent = wx.GetActiveWindow() or wx.GetApp().GetTopWindow()
+    try:
+        with wx.BusyCursor():
+            offers = gather()
+        if not offers:
+            raise ServiceError(
+                "The service offers no models. It offers the packages in the folder that it was started with: "
+                "artseg serve --models DIR; on this computer the environment variable ARTSEG_MODELS names it."
+            )
+    except ServiceError as error:
+        text = str(error)
+        show_text("List models", lambda: text)
+        return None
+    ids, lines = choices_of(offers)
+    with wx.SingleChoiceDialog(parent, "Models that the service offers", "List models", lines) as dialog:
+        dialog.SetSize((900, 420))
+        return ids[dialog.GetSelection()] if dialog.ShowModal() == wx.ID_OK else None
+
+
+def choices_of(offers):
+    """Give ids to choose and lines to show: the newest version of each model by its id alone, others with theirs."""
+    ids, lines, seen = [], [], set()
+    for offer in offers:
+        if (offer["id"], offer["version"]) in seen:
+            continue  # the same model in an older format
+        newest = all(known != offer["id"] for known, _ in seen)
+        seen.add((offer["id"], offer["version"]))
+        ids.append(offer["id"] if newest else f"{offer['id']}@{offer['version']}")
+        lines.append(
+            f"{offer['id']}: {offer['name']}, version {offer['version']}, SHA-256 {offer['sha256'][:12]}, trained on "
+            f"{offer['trained_on']}"
+        )
+    return ids, lines
 
 
 def displayed(values, count, result):
@@ -649,5 +856,9 @@ def displayed(values, count, result):
         ("Usable area", f"{values['UsableArea']} pixels"),
         *flag,
         ("Cutoff", f"{values['Cutoff']:.3f}"),
-        ("Seconds", f"{values['Seconds']:.2f} on {values['Device']}"),
+        (
+            "Seconds",
+            f"{values['Seconds']:.2f} on {values['Device']}"
+            + (f", {values['Tiles']} tiles" if values["Tiles"] > 1 else ""),
+        ),
     ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -76,7 +75,7 @@ def package_info(package: PackagePath) -> None:
         "smallest artifact": f"{read.smallest_artifact_px} pixels{origin}",
         "gate": "none" if read.gate_threshold is None else f"{read.gate_threshold:g}",
         "pixel size": "unknown" if read.pixel_size_um is None else f"{read.pixel_size_um:g} um",
-        "trained on": _trained_on(read.training),
+        "trained on": read.trained_on,
         "validation": ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) or "not stated",
         "preprocessing": ", ".join(operation.id for operation in read.preprocessing) or "none",
         "postprocessing": ", ".join(operation.id for operation in read.postprocessing) or "none",
@@ -91,16 +90,6 @@ def package_info(package: PackagePath) -> None:
     for row, value in rows.items():
         table.add_row(row, escape(value))
     console.print(table, highlight=False)
-
-
-def _trained_on(training: Mapping[str, Any]) -> str:
-    """Name a model's labels and how many images of each split they are."""
-    counts: Mapping[str, Mapping[str, int]] = training.get("counts") or {}
-    images = [
-        f"{split}: {', '.join(f'{number} {label}' for label, number in of_split.items())}"
-        for split, of_split in counts.items()
-    ]
-    return "; ".join([str(training.get("source") or "not stated"), *images])
 
 
 @package_app.command("check")

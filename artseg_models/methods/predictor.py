@@ -60,7 +60,9 @@ class RunPredictor(ImagePredictor):
         """The run."""
         return self._model
 
-    def _map(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str) -> ImageMap:
+    def _map(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
+    ) -> ImageMap:
         working = binned(normalise(pixels, valid=valid), self.run.binning)
         found = self.run.method.predict(working, shape=(pixels.shape[0], pixels.shape[1]))
         return ImageMap(found.map, found.image_probability)

@@ -172,6 +172,16 @@ class Package:
     scorecam: Mapping[str, Any]
     validation: Mapping[str, Any]
 
+    @property
+    def trained_on(self) -> str:
+        """Names the model's labels and how many images of each split they are."""
+        counts: Mapping[str, Mapping[str, int]] = self.training.get("counts") or {}
+        images = [
+            f"{split}: {', '.join(f'{number} {label}' for label, number in of_split.items())}"
+            for split, of_split in counts.items()
+        ]
+        return "; ".join([str(self.training.get("source") or "not stated"), *images])
+
     def fitting_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Give the smallest allowed (y, x) that holds an image of `shape`; smaller where only one size is allowed."""
         return self.y.fitting(shape[0]), self.x.fitting(shape[1])

@@ -1,8 +1,10 @@
-"""Loaded models, by the SHA-256 of their package."""
+"""Which models the service offers, and which of them are in memory, by the SHA-256 of their package."""
 
 from __future__ import annotations
 
 import logging
+import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ def load_model(path: Path, device: str) -> LoadedModel:
 
 
 class ModelCache:
-    """The few models used last.
+    """The few models used last; may be asked from several threads.
 
     Parameters
     ----------
@@ -79,10 +81,11 @@ class ModelCache:
         self._device = device
         self._keep = keep
         self._load = load
+        self._lock = threading.Lock()
         self._by_sha: OrderedDict[str, LoadedModel] = OrderedDict()
         self._sha_of_state: dict[tuple[object, ...], str] = {}
 
-    def get(self, package: str) -> LoadedModel:
+    def get(self, package: Path) -> LoadedModel:
         """Give the model of the package at an absolute path, loading it where needed.
 
         A package that changed on disk is read and verified again.
@@ -92,25 +95,150 @@ class ModelCache:
         ArtSegError
             As `load_model`; or the path is not absolute.
         """
-        path = Path(package)
-        if not path.is_absolute():
+        if not package.is_absolute():
             raise ArtSegError(f"Expected the absolute path of a model package, got '{package}'.")
-        state = _state(path)
-        known = self._by_sha.get(self._sha_of_state.get(state, ""))
-        if known is None:
-            loaded = self._load(path, self._device)
-            # the same bytes under another path need not stand in memory twice
-            known = self._by_sha.setdefault(loaded.sha256, loaded)
-            self._sha_of_state[state] = known.sha256
-        self._by_sha.move_to_end(known.sha256)
-        while len(self._by_sha) > self._keep:
-            _, dropped = self._by_sha.popitem(last=False)
-            logger.info("dropped %s from memory", dropped.name)
+        with self._lock:
+            state = _state(package)
+            known = self._by_sha.get(self._sha_of_state.get(state, ""))
+            if known is None:
+                loaded = self._load(package, self._device)
+                # the same bytes under another path need not stand in memory twice
+                known = self._by_sha.setdefault(loaded.sha256, loaded)
+                self._sha_of_state[state] = known.sha256
+            self._by_sha.move_to_end(known.sha256)
+            while len(self._by_sha) > self._keep:
+                _, dropped = self._by_sha.popitem(last=False)
+                logger.info("dropped %s from memory", dropped.name)
         return known
 
     def all(self) -> list[LoadedModel]:
         """Models in memory, the one used last at the end."""
         return list(self._by_sha.values())
+
+    def clear(self) -> bool:
+        """Free the memory of all models; tell whether there were any."""
+        with self._lock:
+            if not self._by_sha:
+                return False
+            self._by_sha.clear()
+        from artseg_models.predict import release_memory
+
+        release_memory()
+        return True
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A package in the folder of the service.
+
+    Attributes
+    ----------
+    path : Path
+        Zip file or folder.
+    id, name, version, format_version, sha256, trained_on : str
+        As `Package` has them.
+    cutoff : float
+        Stated by the package.
+    """
+
+    path: Path
+    id: str
+    name: str
+    version: str
+    format_version: str
+    sha256: str
+    trained_on: str
+    cutoff: float
+
+
+class Catalogue:
+    """The segmentation models in a folder, at any depth: zip files, and unpacked packages.
+
+    A package is read and verified when it is first looked at, and again when it changed on disk.
+
+    Parameters
+    ----------
+    folder : Path or None
+        None: nothing is offered.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = None if folder is None else folder.absolute()
+        self._lock = threading.Lock()
+        self._known: dict[tuple[object, ...], Offer | None] = {}
+
+    def offers(self) -> list[Offer]:
+        """List what can be used, by id, the newest version first; packages that cannot are named in the log.
+
+        Raises
+        ------
+        ArtSegError
+            The folder cannot be read.
+        """
+        if self._folder is None:
+            return []
+        with self._lock:
+            found = [offer for path in self._packages(self._folder) if (offer := self._offer(path)) is not None]
+        newest_first = sorted(found, key=lambda offer: (numbers(offer.version), numbers(offer.format_version)))[::-1]
+        return sorted(newest_first, key=lambda offer: offer.id)
+
+    def find(self, *, model: str | None = None, sha256: str | None = None) -> Offer:
+        """Find a package by the model's id, by ID@VERSION, or by its SHA-256.
+
+        Raises
+        ------
+        ArtSegError
+            There is none; the message lists those that there are.
+        """
+        offers = self.offers()
+        for offer in offers:
+            if sha256 is not None and offer.sha256 == sha256:
+                return offer
+            if model is not None and model in (offer.id, f"{offer.id}@{offer.version}"):
+                return offer
+        wanted = f"the model '{model}'" if model is not None else f"a package with the SHA-256 {sha256}"
+        there = ", ".join(dict.fromkeys(f"{offer.id}@{offer.version}" for offer in offers)) or "none"
+        mend = (
+            "Choose one of them, or have the package put into the folder that the service was started with (--models)"
+        )
+        raise ArtSegError(f"The service does not offer {wanted}. Models there: {there}. {mend}.")
+
+    def _packages(self, folder: Path) -> list[Path]:
+        if not folder.is_dir():
+            raise ArtSegError(f"Expected a folder with model packages at {folder}, but there is none.")
+        zips = [path for path in folder.rglob("*.zip") if not path.name.startswith(".")]
+        return sorted(zips + [path.parent for path in folder.rglob("rdf.yaml")])
+
+    def _offer(self, path: Path) -> Offer | None:
+        from artseg_models.packages.read import read_package
+
+        try:
+            state = _state(path)
+            if state not in self._known:
+                package = read_package(path, any_kind=True)
+                self._known[state] = (
+                    Offer(
+                        path=path,
+                        id=package.id,
+                        name=package.name,
+                        version=package.version,
+                        format_version=package.format_version,
+                        sha256=package.sha256,
+                        trained_on=package.trained_on,
+                        cutoff=package.cutoff,
+                    )
+                    if package.kind == "segmentation"
+                    else None  # a classifier gives no map
+                )
+        except ArtSegError as error:
+            logger.warning("%s is not offered: %s", path, error)
+            return None
+        return self._known[state]
+
+
+def numbers(version: str) -> list[int]:
+    """Numbers of a version, to compare: 0.10.0 comes after 0.9.0."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _state(path: Path) -> tuple[object, ...]:

@@ -21,6 +21,8 @@ from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.service.protocol import PROTOCOL_VERSION
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclasses.dataclass(frozen=True)
 class Rendezvous:
@@ -29,7 +31,7 @@ class Rendezvous:
     Attributes
     ----------
     port : int
-        On the loopback address.
+        Of the address `host`.
     token : str
         Secret that every request bears.
     pid : int
@@ -42,6 +44,8 @@ class Rendezvous:
         The Python that it runs in.
     started : float
         When it started, in seconds since 1970.
+    host : str
+        Address by which this computer reaches it.
     """
 
     port: int
@@ -51,6 +55,7 @@ class Rendezvous:
     artseg: str
     python: str
     started: float
+    host: str = LOOPBACK
 
 
 def state_folder() -> Path:
@@ -65,17 +70,21 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "artseg"
 
 
-def rendezvous_path(device: str) -> Path:
-    """File of the service for `device` on this host: home folders are shared between the hosts of a network."""
+def rendezvous_path(device: str, port: int = 0) -> Path:
+    """File of the service for `device` on this host: home folders are shared between the hosts of a network.
+
+    A service with a port of its own, as one for a lab has, stands beside the one that CellProfiler's module starts.
+    """
     host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host"
-    return state_folder() / f"service-{host}-{device}.json"
+    return state_folder() / f"service-{host}-{device}{f'-{port}' if port else ''}.json"
 
 
-def new_rendezvous(port: int) -> Rendezvous:
-    """Describe this process, with a fresh token."""
+def new_rendezvous(port: int, *, host: str = LOOPBACK, token: str | None = None) -> Rendezvous:
+    """Describe this process, with a fresh token where none is given."""
     return Rendezvous(
         port=port,
-        token=secrets.token_urlsafe(32),
+        host=host,
+        token=token or secrets.token_urlsafe(32),
         pid=os.getpid(),
         protocol=PROTOCOL_VERSION,
         artseg=__version__,

@@ -3,17 +3,22 @@
 import collections
 import io
 import json
+import logging
 import os
+import time
 
 import numpy
 
-from ._ask import GoneError, ask, error_message
+from ._ask import GoneError, LateError, ask, error_message
 from ._errors import ServiceError
 from ._place import log_path
-from ._start import find_or_start, last_log_lines
+from ._remote import identity, remote_place
+from ._start import find_or_start, last_log_lines, this_run
 
-#: images wait in one queue behind those of the other workers, and a large one may run on the CPU
-ANSWER_SECONDS = 1800.0
+logger = logging.getLogger(__name__)
+
+#: longer than the service's own limits on waiting and on working: it says what was slow, this only holds
+ANSWER_SECONDS = 2 * 1800.0 + 60.0
 
 #: probability (y, x) float32 0..1; labels (y, x) int32 1..N on artifacts; result: numbers and texts by name
 Segmentation = collections.namedtuple("Segmentation", ["probability", "labels", "result"])
@@ -21,7 +26,7 @@ Segmentation = collections.namedtuple("Segmentation", ["probability", "labels", 
 
 def segment(
     pixels,
-    package,
+    package="",
     valid=None,
     cutoff=None,
     smallest_artifact_px=None,
@@ -30,6 +35,10 @@ def segment(
     device="auto",
     python="",
     source="image",
+    model="",
+    server="",
+    cpu_allowed=False,
+    end_with_run=False,
 ):
     """Find the artifacts in one image.
 
@@ -38,7 +47,7 @@ def segment(
     pixels : ndarray
         (y, x), any real type and range.
     package : str
-        Path of a model package, .zip or folder.
+        Path of a model package on this computer, .zip or folder; a server elsewhere must offer the same one.
     valid : ndarray, optional
         (y, x) bool, False on masked pixels.
     cutoff : float, optional
@@ -50,57 +59,109 @@ def segment(
     gate_threshold : float, optional
         Image probability from which on the classifier sees an artifact; None: as the model says.
     device : str
-        "auto", "cuda", "mps" or "cpu".
+        "auto", "cuda", "mps" or "cpu", for a service on this computer.
     python : str
         Path of the Python that has artseg; blank to find it.
     source : str
         Names the image in errors.
+    model : str
+        Id of a model that the service offers, or ID@VERSION; instead of a package.
+    server : str
+        Address of an inference server; blank for this computer.
+    cpu_allowed : bool
+        Whether the processor may take an image for which the device's memory does not suffice.
+    end_with_run : bool
+        Whether a service on this computer ends with this run of CellProfiler (and all others that said so).
 
     Returns
     -------
     Segmentation
         `result` holds model_id, model_name, model_version, model_sha256, image_probability (None without
         classifier), gate_open, gate_threshold (None where no gate was used), cutoff, smallest_artifact_px, device,
-        seconds, artseg.
+        tiles, note (None where nothing had to be done otherwise), seconds, artseg.
 
     Raises
     ------
     ServiceError
         It was not possible; the message says what to do.
     """
+    options = {
+        "cutoff": cutoff,
+        "smallest_artifact_px": smallest_artifact_px,
+        "gate": bool(gate),
+        "gate_threshold": gate_threshold,
+        "cpu_allowed": bool(cpu_allowed),
+        "source": source,
+    }
+    options.update(_named(package, model, server))
+    run = None if server else this_run(end_with_run)
+    if run is not None:
+        options["run"] = run
+    body = _body(pixels, valid)
+    answer = _answer(body, options, lambda: remote_place(server) if server else find_or_start(device, python, run=run))
+    probability, labels, result = _unpacked(answer)
+    if result["note"]:
+        logger.warning("SegmentArtifacts: %s: %s", source, result["note"])
+    return Segmentation(probability, labels, result)
+
+
+def _named(package, model, server):
+    """Say which model, in the words of the service."""
+    if model:
+        return {"model": model.strip()}
     package = os.path.abspath(package)
+    if server:
+        return {"sha256": identity(package)}
     if not os.path.exists(package):
         raise ServiceError(
             f"Expected a model package (.zip or folder) at {package}, but there is none. "
             "Choose it again in SegmentArtifacts, or make one: artseg export RUN"
         )
-    options = {
-        "package": package,
-        "cutoff": cutoff,
-        "smallest_artifact_px": smallest_artifact_px,
-        "gate": bool(gate),
-        "gate_threshold": gate_threshold,
-        "source": source,
-    }
-    body = _body(pixels, valid)
-    place = find_or_start(device, python)
-    try:
-        status, answer = ask(place, "POST", "/segment", body, options, ANSWER_SECONDS)
-    except GoneError:
-        # it may have ended for idleness just now, or was killed: one more service, one more try
-        place = find_or_start(device, python)
+    return {"package": package}
+
+
+def _answer(body, options, find):
+    """Ask until there is an answer; gives its body."""
+    source = options["source"]
+    until = time.monotonic() + ANSWER_SECONDS
+    broken = 0
+    while True:
+        place = find()
         try:
             status, answer = ask(place, "POST", "/segment", body, options, ANSWER_SECONDS)
-        except GoneError as error:
+        except LateError as error:
             raise ServiceError(
-                f"artseg's service broke off twice while it worked on {source} ({error}); the memory may not suffice. "
-                f"Its log is {log_path(device)} and ends with:\n{last_log_lines(device)}"
+                f"The service gave no answer on {source} within {ANSWER_SECONDS / 60:.0f} minutes. "
+                f"End it (artseg serve --stop) and try again, with a smaller image or fewer workers.{_log_of(place)}"
             ) from error
-    if status != 200:
-        raise ServiceError(error_message(status, answer))
-    with numpy.load(io.BytesIO(answer), allow_pickle=False) as arrays:
-        result = json.loads(arrays["result"].tobytes().decode("utf-8"))
-        return Segmentation(arrays["probability"], arrays["labels"], result)
+        except GoneError as error:
+            # it may have ended for idleness just now, or was killed: one more service, one more try
+            broken += 1
+            if broken > 1:
+                raise ServiceError(
+                    f"artseg's service broke off twice while it worked on {source} ({error}); the memory may not "
+                    f"suffice.{_log_of(place)}"
+                ) from error
+            continue
+        if status == 503 and time.monotonic() < until:
+            time.sleep(2.0)  # others fill its queue
+            continue
+        if status != 200:
+            raise ServiceError(error_message(status, answer))
+        return answer
+
+
+def _log_of(place):
+    if "url" in place:
+        return f" The log of the server {place['url']} says more."
+    return f" Its log is {log_path(place['device'])} and ends with:\n{last_log_lines(place['device'])}"
+
+
+def _unpacked(answer):
+    """Read the three arrays of an answer; gives probability, labels and result."""
+    stream = io.BytesIO(answer)
+    text, probability, labels = (numpy.lib.format.read_array(stream, allow_pickle=False) for _ in range(3))
+    return probability, labels.astype(numpy.int32), json.loads(text.tobytes().decode("utf-8"))
 
 
 def _body(pixels, valid):
@@ -111,4 +172,4 @@ def _body(pixels, valid):
     numpy.lib.format.write_array(stream, numpy.ascontiguousarray(image), allow_pickle=False)
     if valid is not None:
         numpy.lib.format.write_array(stream, numpy.ascontiguousarray(valid, dtype=bool), allow_pickle=False)
-    return stream.getvalue()
+    return stream.getbuffer()

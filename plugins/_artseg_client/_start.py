@@ -4,6 +4,7 @@ Many CellProfiler workers may come here at once. Each may start a service; the s
 lock which one stays, the others end with ALREADY_RUNNING, and every worker finds the one through its rendezvous file.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -29,7 +30,7 @@ _children = []
 _NOT_FOR_CHILDREN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
 
 
-def find_or_start(device, python="", start_seconds=START_SECONDS):
+def find_or_start(device, python="", start_seconds=START_SECONDS, run=None):
     """Give the place of a service that answers.
 
     Parameters
@@ -40,11 +41,13 @@ def find_or_start(device, python="", start_seconds=START_SECONDS):
         Path of the Python that has artseg; blank to find it.
     start_seconds : float
         How long a service may take to start.
+    run : int, optional
+        Process with which a service that is started here ends.
 
     Returns
     -------
     dict
-        `port`, `token`, `pid`, `protocol`.
+        `port`, `token`, `pid`, `protocol`, `device`.
 
     Raises
     ------
@@ -52,9 +55,31 @@ def find_or_start(device, python="", start_seconds=START_SECONDS):
         No service could be reached or started; the message says why.
     """
     place = read_rendezvous(device)
-    if place is not None and _answers(place) == "yes":
-        return place
-    return _start(device, artseg_command(python), start_seconds)
+    if place is None or _answers(place) != "yes":
+        place = _start(device, [*artseg_command(python), *_arguments(device, run)], start_seconds)
+    return dict(place, device=device)
+
+
+def this_run(wanted):
+    """Give the process of the run that a service is to end with; None where it is to stay for the next.
+
+    A worker of an analysis gives the CellProfiler that started it. The variable ARTSEG_END_WITH asks for the same
+    without the setting (its value is then "run"), or names another process, such as a batch job's shell.
+    """
+    named = os.environ.get("ARTSEG_END_WITH", "").strip()
+    if named.isdigit():
+        return int(named)
+    if named and named != "run":
+        raise ServiceError(f"Expected the number of a process or 'run' in the variable ARTSEG_END_WITH, got '{named}'.")
+    if not wanted and not named:
+        return None
+    # how CellProfiler 4 and 5 start their workers
+    is_worker = any(argument.split("=")[0] in ("--work-announce", "--work-server") for argument in sys.argv)
+    return os.getppid() if is_worker else os.getpid()
+
+
+def _arguments(device, run):
+    return ["serve", "--device", device, *([] if run is None else ["--end-with", str(run)])]
 
 
 def last_log_lines(device, since=0):
@@ -66,7 +91,17 @@ def last_log_lines(device, since=0):
             lines = opened.read().decode("utf-8", "replace").strip().splitlines()
     except OSError:
         return "(no log)"
-    return "\n".join(lines[-12:]) or "(the log is empty)"
+    return "\n".join(_plain(line) for line in lines[-12:]) or "(the log is empty)"
+
+
+def _plain(line):
+    """Give a line of the log, which is JSON but for what broke before the service could log, as people read it."""
+    try:
+        said = json.loads(line)
+        text = "{} {}".format(str(said["time"])[11:19], said["message"])
+        return text + ("\n" + str(said["exception"]) if said.get("exception") else "")
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def _answers(place):
@@ -87,7 +122,9 @@ def _answers(place):
             if older
             else "The module is the older side: run artseg cellprofiler install and start CellProfiler again."
         )
-        raise ServiceError(f"{error_message(status, body)} {mend}")
+        # services before protocol 2 did not say which side to mend
+        told = error_message(status, body)
+        raise ServiceError(told if "older side" in told else f"{told} {mend}")
     return "gone"  # some other program got the port of a service that ended
 
 
@@ -152,10 +189,11 @@ def _launch(command, device, log):
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if os.path.exists(log) and os.path.getsize(log) > _LARGEST_LOG:
             os.replace(log, log + ".old")
-        with open(log, "ab") as written:
+        with open(log, "ab", buffering=0) as written:
             since = written.tell()
+            written.write(b'{"time": "%s", "level": "INFO", "message": "starting"}\n' % _now())  # shows a full disk
             child = subprocess.Popen(
-                [*command, "serve", "--device", device],
+                command,
                 stdin=subprocess.DEVNULL,  # a worker's stdin is the pipe that tells it to end
                 stdout=written,
                 stderr=written,
@@ -165,10 +203,15 @@ def _launch(command, device, log):
             )
     except OSError as error:
         raise ServiceError(
-            f"Could not start artseg's service with {command[0]} (log {log}): {error.strerror or error}"
+            f"Could not start artseg's service with {command[0]} (log {log}): {error.strerror or error}. "
+            "Free space, or set ARTSEG_STATE_DIR to a folder that you may write to."
         ) from error
     _children[:] = [known for known in _children if known.poll() is None] + [child]
     return child, since
+
+
+def _now():
+    return time.strftime("%Y-%m-%dT%H:%M:%S").encode("ascii")
 
 
 def _why_it_died(command, code, log, lines):

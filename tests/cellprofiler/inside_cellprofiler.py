@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 plugins, package, pipelines, brightfield, old = sys.argv[1:]
 load_plugins(plugins)
 
-from _artseg_client import check_installation, show_model  # noqa: E402
+from _artseg_client import check_installation, list_models, show_model  # noqa: E402
 
 
 def new_module():
@@ -198,6 +198,53 @@ bad = pixels.copy()
 bad[3, 4] = numpy.nan
 found["nan"] = message_of(run, new_module(), Image(bad))
 found["constant"] = message_of(run, new_module(), Image(numpy.full((64, 64), 0.5, numpy.float32)))
+volume = Image(numpy.stack([pixels] * 3), dimensions=3)
+found["volume"] = message_of(run, new_module(), volume)
+found["one_pixel"] = message_of(run, new_module(), Image(pixels[:1, :1]))
+found["all_masked"] = message_of(run, new_module(), Image(pixels, mask=numpy.zeros(pixels.shape, bool)))
+under_mask = pixels.copy()
+under_mask[~mask] = numpy.nan
+found["nan_under_mask"] = message_of(run, new_module(), Image(under_mask, mask=mask))
+expected_labels = outputs(plain)[3]
+# 12 bits in 16 bits top out at 0.06, floats are as the file has them
+for name, scaled in (("twelve_bit", pixels / 16), ("beyond_one", pixels * 65535), ("negative", pixels * 10 - 5)):
+    found[name] = float((outputs(run(new_module(), Image(scaled)))[3] == expected_labels).mean())
+
+
+def on_server(module):
+    module.where.value = "Inference server"
+    module.server.value = os.environ["ARTSEG_TEST_SERVER"]
+    return module
+
+
+def by_id(module, identifier):
+    module.model_choice.value = "A model of the service"
+    module.model_id.value = identifier
+    return module
+
+
+from segmentartifacts import choices_of  # noqa: E402
+
+(offered,) = list_models(os.environ["ARTSEG_TEST_SERVER"])
+module = without_artseg(lambda: by_id(on_server(new_module()), offered["id"]))
+workspace = without_artseg(lambda: run(module, Image(pixels)))
+found["server"] = {
+    "equal": bool((outputs(workspace)[2] == outputs(plain)[2]).all()),
+    "model": image_measurement(workspace, "ModelID"),
+    "tiles": int(image_measurement(workspace, "Tiles")),
+    "by_package": bool((outputs(run(on_server(new_module()), Image(pixels)))[3] == expected_labels).all()),
+    "valid": message_of(module.validate_module, None),
+    "unknown": message_of(run, by_id(on_server(new_module()), "nothing"), Image(pixels)),
+    "no_id": message_of(by_id(on_server(new_module()), " ").validate_module, None),
+    "no_id_headless": message_of(run, by_id(new_module(), " "), Image(pixels)),
+    "shown": [setting.text for setting in module.visible_settings()],
+    "here": [setting.text for setting in new_module().visible_settings()],
+    "saved": len({id(setting) for setting in module.settings()}),
+    "choices": choices_of(
+        [{**offered, "version": version} for version in ("2", "2", "1")] + [{**offered, "id": "another"}]
+    ),
+}
+
 module = new_module()
 module.package_file.value = "missing.zip"
 found["validated"] = message_of(module.validate_module, None)

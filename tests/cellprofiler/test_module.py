@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +32,36 @@ def found(
     """What `inside_cellprofiler.py` found out."""
     image = tmp_path_factory.mktemp("image") / "brightfield.npy"
     np.save(image, (fields["A01_s1"].brightfield / 65535).astype(np.float32))
-    return ask_inside(
-        "inside_cellprofiler.py", package, repository / "plugins" / "pipelines", image, Path(__file__).parent / "data"
-    )
+    paths = (package, repository / "plugins" / "pipelines", image, Path(__file__).parent / "data")
+    with pytest.MonkeyPatch.context() as patch, lab_server(package, tmp_path_factory.mktemp("lab"), patch):
+        return ask_inside("inside_cellprofiler.py", *paths)
+
+
+@contextlib.contextmanager
+def lab_server(package: Path, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a server that offers the package by its id; its address and token stand in the environment."""
+    (folder / "models").mkdir()
+    shutil.copyfile(package, folder / "models" / package.name)
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port = opened.getsockname()[1]
+    token = "the-secret-of-the-tests"
+    command = [sys.executable, "-m", "artseg_models", "serve", "--device", "cpu", "--port", str(port)]
+    command += ["--models", str(folder / "models")]
+    own = {"ARTSEG_STATE_DIR": str(folder / "state"), "ARTSEG_SERVE_TOKEN": token}
+    process = subprocess.Popen(command, env=os.environ | own, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not list(folder.glob("state/*.json")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        patch.setenv("ARTSEG_TEST_SERVER", f"http://localhost:{port}")
+        patch.setenv("ARTSEG_TOKEN", token)
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_masked_pixels_are_in_neither_mask(found: dict[str, Any]) -> None:
@@ -111,7 +145,7 @@ def test_sizes_in_no_simple_ratio_are_refused(found: dict[str, Any]) -> None:
 
 
 def test_the_buttons_tell_of_model_and_installation(found: dict[str, Any], package: Path) -> None:
-    assert found["buttons"] == ["Show model", "Check installation"]
+    assert found["buttons"] == ["Show model", "Check installation"]  # the others are for a server
     assert found["saved_buttons"] == []  # a button is no setting
     read = read_package(package)
     for said in (read.name, read.version, read.sha256, "0.4", "25 pixels", "labels.csv"):
@@ -154,6 +188,58 @@ def test_pipelines_of_earlier_revisions_open_as_they_were(found: dict[str, Any])
         "Flag images with too much artifact?": "No",
     }
     assert {text: settings[text] for text in kept | added} == kept | added
+    settings = found["old"]["segmentartifacts_revision_2.cppipe"]
+    kept = {
+        "Select the brightfield image": "Brightfield",
+        "Model package": "artseg-unet.zip",
+        "Smallest artifact, in pixels": "80",
+        "Threshold of the classifier": "Custom",
+        "Lowest image probability": "0.7",
+        "Margin around artifacts, in pixels": "3",
+        "Flag images with too much artifact?": "Yes",
+        "Largest area fraction": "0.25",
+        "Device": "cpu",
+        "Python that has artseg": "/opt/artseg/bin/python",
+    }
+    assert {text: settings[text] for text in kept} == kept
+    added = {
+        "Where to run": "This computer",
+        "Which model?": "A package on this computer",
+        "Id of the model": "",
+        "Use the processor if memory does not suffice?": "Yes",
+        "End the service with CellProfiler?": "No",
+    }
+    for settings in found["old"].values():
+        assert {text: settings[text] for text in added} == added
+
+
+def test_an_inference_server_gives_the_same_without_artseg_here(found: dict[str, Any], package: Path) -> None:
+    server = found["server"]
+    identifier = read_package(package).id
+    assert server["equal"]
+    assert server["by_package"]
+    assert (server["model"], server["tiles"]) == (identifier, 1)
+    assert server["valid"] is None
+    assert "Choose a model of the service" in server["no_id"]
+    assert "Enter the id of one of the service's models" in server["no_id_headless"]
+    assert f"does not offer the model 'nothing'. Models there: {identifier}@" in server["unknown"]
+    assert {"Address of the server", "Does the server know you?", "Id of the model"} <= set(server["shown"])
+    assert not {"Model package", "Device", "Python that has artseg"} & set(server["shown"])
+    assert not {"Address of the server", "Does the server know you?", "Id of the model"} & set(server["here"])
+    assert {"Model package", "Device", "Python that has artseg"} <= set(server["here"])
+    assert server["saved"] == 28
+    ids, lines = server["choices"]
+    assert ids == [identifier, f"{identifier}@1", "another"]
+    assert "version 2, SHA-256 " in lines[0]
+    assert "labels.csv" in lines[0]
+
+
+def test_every_kind_of_image_is_taken_or_refused_with_its_cause(found: dict[str, Any]) -> None:
+    assert "(y, x), but Brightfield has the shape (3, 200, 240)" in found["volume"]
+    assert "pixel" in found["one_pixel"]
+    assert "at least one pixel" in found["all_masked"]
+    assert found["nan_under_mask"] is None
+    assert found["twelve_bit"] == found["beyond_one"] == found["negative"] == 1
 
 
 def test_bad_input_is_told_clearly(found: dict[str, Any]) -> None:

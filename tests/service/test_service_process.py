@@ -107,8 +107,8 @@ def test_a_service_killed_while_it_works_costs_no_image(
     find_or_start = _segment.find_or_start
     killed = []
 
-    def freeze_once(*arguments: object) -> dict:
-        place = find_or_start(*arguments)
+    def freeze_once(*arguments: object, **options: object) -> dict:
+        place = find_or_start(*arguments, **options)
         if not killed:
             killed.append(place["pid"])
             os.kill(place["pid"], signal.SIGSTOP)  # it takes the request and never answers
@@ -284,7 +284,7 @@ def test_serve_tells_its_state_stops_and_ends_when_idle(fresh_state: Path) -> No
     status = json.loads(runner.invoke(app, ["serve", "--status"]).stdout)
     assert status["pid"] == process.pid
     assert status["protocol"] == PROTOCOL_VERSION
-    assert status["models"] == []
+    assert status["loaded"] == []
     second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == ALREADY_RUNNING
     assert "runs already" in second.stderr
