@@ -121,7 +121,7 @@ class Collection:
         Parameters
         ----------
         identifier : str
-            The model's id, or 'id/version' as bioimageio.core takes it.
+            The model's id, 'id@version', or 'id/version' as bioimageio.core takes it.
         version : str, optional
             The newest by default.
 
@@ -131,8 +131,8 @@ class Collection:
             The collection does not hold it; the message lists what it holds.
         """
         versions = [entry for entry in self.entries if entry.id == identifier]
-        if not versions and version is None and "/" in identifier:
-            identifier, _, version = identifier.rpartition("/")
+        if not versions and version is None and ("/" in identifier or "@" in identifier):
+            identifier, _, version = identifier.replace("@", "/").rpartition("/")
             versions = [entry for entry in self.entries if entry.id == identifier]
         if not versions:
             held = ", ".join(dict.fromkeys(entry.id for entry in self.entries)) or "no model yet"

@@ -1,4 +1,4 @@
-"""The service's HTTP interface: /health, /models, /segment, /stop."""
+"""The service's HTTP interface: /health, /models, /segment, /stop, and /collection where there is one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.service import shelf
 from artseg_models.service.guard import bears_token
 from artseg_models.service.models import Catalogue, ModelCache
 from artseg_models.service.protocol import (
@@ -145,7 +146,8 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            refusal = self._refusal(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            refusal = shelf.refusal(headers, self._token) if shelf.on_shelf(scope) else self._refusal(headers)
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
@@ -219,6 +221,7 @@ def create_app(
     worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prediction")
     turn = asyncio.Lock()
     app.add_middleware(_Guard, token=token)
+    shelf.put_up(app, offered.folder)
 
     @app.exception_handler(ArtSegError)
     async def refuse(  # pyright: ignore[reportUnusedFunction]

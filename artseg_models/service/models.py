@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from artseg_models.collection.index import INDEX, read_collection
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Offer:
 
 
 class Catalogue:
-    """The segmentation models in a folder, at any depth: zip files, and unpacked packages.
+    """The segmentation models in a folder, at any depth: zip files, and unpacked packages; of a collection, its zips.
 
     A package is read and verified when it is first looked at, and again when it changed on disk.
 
@@ -160,10 +161,15 @@ class Catalogue:
     ----------
     folder : Path or None
         None: nothing is offered.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Absolute.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = None if folder is None else folder.absolute()
+        self.folder = None if folder is None else folder.absolute()
         self._lock = threading.Lock()
         self._known: dict[tuple[object, ...], Offer | None] = {}
 
@@ -175,10 +181,10 @@ class Catalogue:
         ArtSegError
             The folder cannot be read.
         """
-        if self._folder is None:
+        if self.folder is None:
             return []
         with self._lock:
-            found = [offer for path in self._packages(self._folder) if (offer := self._offer(path)) is not None]
+            found = [offer for path in self._packages(self.folder) if (offer := self._offer(path)) is not None]
         newest_first = sorted(found, key=lambda offer: (numbers(offer.version), numbers(offer.format_version)))[::-1]
         return sorted(newest_first, key=lambda offer: offer.id)
 
@@ -206,6 +212,10 @@ class Catalogue:
     def _packages(self, folder: Path) -> list[Path]:
         if not folder.is_dir():
             raise ArtSegError(f"Expected a folder with model packages at {folder}, but there is none.")
+        if (folder / INDEX).is_file():
+            # its unpacked files are the same models once more
+            collection = read_collection(folder)
+            return [collection.inside(file.path) for entry in collection.entries for file in entry.files]
         zips = [path for path in folder.rglob("*.zip") if not path.name.startswith(".")]
         return sorted(zips + [path.parent for path in folder.rglob("rdf.yaml")])
 

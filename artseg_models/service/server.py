@@ -181,6 +181,7 @@ def _serve(path: Path, listening: socket.socket, options: ServeOptions) -> None:
 
     from artseg_models.service.app import Activity, Limits, create_app
     from artseg_models.service.models import Catalogue, ModelCache
+    from artseg_models.service.shelf import SHELF
 
     activity = Activity()
     models = ModelCache(device=options.device)
@@ -233,6 +234,8 @@ def _serve(path: Path, listening: socket.socket, options: ServeOptions) -> None:
     try:
         write_rendezvous(path, rendezvous)
         logger.info("artseg service %d listens on http://%s:%d", rendezvous.pid, host, port)
+        if any(getattr(route, "path", "") == SHELF for route in app.routes):
+            logger.info("models to look at and download: http://%s:%d%s/", host, port, SHELF)
         watcher.start()
         server.run(sockets=[listening])
     finally:

@@ -63,7 +63,8 @@ def test_the_newest_version_is_meant_unless_one_is_named(
     add_packages(collection, [later["unet"]])
     assert read_package(find_package(collection, UNET)).version == "0.10.0"
     assert read_package(find_package(collection, UNET, "0.1.0")).version == "0.1.0"
-    assert find_package(collection, f"{UNET}/0.1.0").read_bytes() == packages["unet"].read_bytes()
+    for both in (f"{UNET}/0.1.0", f"{UNET}@0.1.0"):
+        assert find_package(collection, both).read_bytes() == packages["unet"].read_bytes()
     # what a web address without version gives, file by file
     assert load_yaml(collection / UNET / "rdf.yaml")["version"] == "0.10.0"
     for file in (collection / UNET / "0.10.0").iterdir():
