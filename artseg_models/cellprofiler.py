@@ -1,4 +1,4 @@
-"""CellProfiler from outside: finding it, putting the module into its plugins folder, running pipelines headless."""
+"""CellProfiler from outside: finding it, and running pipelines in it without its window."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from artseg_models import __version__
 from artseg_models.bundle import pipelines_folder, plugins_folder
 from artseg_models.errors import ArtSegError
-from artseg_models.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
-_MODULES = ("segmentartifacts.py", "measureartifactoverlap.py")
-_CLIENT = "_artseg_client"
 _LOG = "cellprofiler.log"
 _SAY_EVERY_SECONDS = 15.0
 
@@ -113,109 +109,6 @@ def find_pipeline(name: str) -> Path:
         return example
     examples = ", ".join(sorted(found.stem for found in pipelines_folder().glob("*.cppipe")))
     raise ArtSegError(f"Expected a pipeline file or one of the examples ({examples}), got '{name}'.")
-
-
-# ---- installing ----
-
-
-def install(*, plugins: Path | None = None) -> list[Path]:
-    """Put the modules into CellProfiler's plugins folder and note there where this Python is.
-
-    Parameters
-    ----------
-    plugins : Path, optional
-        The plugins folder, made where missing. Without it, every plugins folder that the preferences of a CellProfiler
-        of this user name.
-
-    Returns
-    -------
-    list of Path
-        The folders that now hold the modules.
-
-    Raises
-    ------
-    ArtSegError
-        No plugins folder is known, or it cannot be written.
-    """
-    folders = [plugins] if plugins is not None else plugins_in_preferences()
-    if not folders:
-        raise ArtSegError(
-            "Found no plugins folder in CellProfiler's preferences. In CellProfiler choose File > Preferences, set "
-            "'CellProfiler plugins directory' to a folder of yours, and run: "
-            "artseg cellprofiler install --plugins-folder FOLDER"
-        )
-    for folder in folders:
-        _install_into(folder.resolve())
-    return folders
-
-
-def _install_into(folder: Path) -> None:
-    source = plugins_folder().resolve()
-    client = folder / _CLIENT
-    if folder != source:
-        files = [*map(Path, _MODULES), *(path.relative_to(source) for path in sorted((source / _CLIENT).glob("*.py")))]
-        for relative in files:
-            with whole_file(folder / relative) as temporary:
-                shutil.copyfile(source / relative, temporary)
-        for path in client.glob("*.py"):
-            if path.relative_to(folder) not in files:
-                path.unlink()  # of an earlier version
-    write_json(client / "installation.json", {"python": sys.executable, "artseg": __version__})
-
-
-def plugins_in_preferences() -> list[Path]:
-    """Plugins folders that the preferences of this user's CellProfiler 4 and 5 name, and that exist."""
-    found: list[Path] = []
-    for text in _preference_texts():
-        named = re.search(r"^PluginDirectoryCP4=(.+)$", text, flags=re.MULTILINE)
-        if named:
-            # wxWidgets escapes backslashes and quotes values with blanks at their ends
-            found.append(Path(named.group(1).strip().strip('"').replace("\\\\", "\\")))
-    found.append(_data_folder() / "plugins")  # CellProfiler 5's own, where nothing is set
-    existing = [folder for folder in found if folder.is_dir()]
-    return list(dict.fromkeys(existing))
-
-
-def _preference_texts() -> Iterator[str]:
-    name = "CellProfilerLocal.cfg"
-    home = Path.home()
-    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    for path in (
-        configuration / "CellProfiler" / name,
-        configuration / name,
-        home / f".{name}",
-        home / "Library" / "Preferences" / name,
-        _data_folder() / name,
-    ):
-        try:
-            yield path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-    yield from _registry_texts()
-
-
-def _registry_texts() -> Iterator[str]:
-    """On Windows CellProfiler 4 keeps its preferences in the registry; given here as the file would hold them."""
-    if sys.platform == "win32":
-        import winreg
-
-        for key in (r"Software\BroadInstitute\CellProfilerLocal.cfg", r"Software\BroadInstitute\CellProfiler"):
-            try:
-                with winreg.OpenKey(winreg.HKEY_CURRENT_USER, key) as opened:
-                    value, _ = winreg.QueryValueEx(opened, "PluginDirectoryCP4")
-            except OSError:
-                continue
-            yield f"PluginDirectoryCP4={value}"
-
-
-def _data_folder() -> Path:
-    """Where CellProfiler 5 keeps a user's data."""
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or home) / "CellProfiler"
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "CellProfiler"
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "CellProfiler"
 
 
 # ---- running ----

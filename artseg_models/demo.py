@@ -217,7 +217,7 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, s
         )
 
     def install_module() -> object:
-        from artseg_models.cellprofiler import install
+        from artseg_models.cellprofiler_install import install
 
         return install(plugins=plugins)
 

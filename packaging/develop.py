@@ -7,8 +7,10 @@
     python packaging/develop.py setup     only make the environments
 
 Two environments are made in `.environments/`: `artseg`, and `cellprofiler` with CellProfiler 5 and its own, older
-libraries. Each is made once and again only when what it is made from has changed. Set ARTSEG_TORCH=cuda to install
-PyTorch's CUDA build. Standard library only, Python 3.9 or later; the environments need Python 3.11.
+libraries. The tests get a third, `cellprofiler4` with CellProfiler 4.2, where a Python 3.9 and what it is compiled with
+are there; elsewhere the set-up says what is missing, and its tests are skipped. Each is made once and again only when
+what it is made from has changed. Set ARTSEG_TORCH=cuda to install PyTorch's CUDA build, ARTSEG_CELLPROFILER4 to test
+with a CellProfiler 4 of your own. Standard library only, Python 3.9 or later; the environments need Python 3.11.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,15 @@ WINDOWS = os.name == "nt"
 # 3.11 first: CellProfiler 5 needs it, so that one Python serves both environments
 ARTSEG_PYTHONS = ((3, 11), (3, 12), (3, 13))
 CELLPROFILER_PYTHONS = ((3, 11),)
+CELLPROFILER4_PYTHONS = ((3, 9),)
+
+# what CellProfiler 4's own libraries are compiled with: programs, any of which will do, and Debian's package with them
+CELLPROFILER4_NEEDS = (
+    (("cc", "gcc", "clang"), "gcc"),
+    (("javac",), "default-jdk-headless"),
+    (("mysql_config", "mariadb_config"), "default-libmysqlclient-dev"),
+    (("pkg-config",), "pkg-config"),
+)
 
 # they would lead pip or a child Python out of the environment that is being made or used
 FOREIGN_VARIABLES = (
@@ -132,6 +144,26 @@ def cellprofiler_environment() -> Environment:
     )
 
 
+def cellprofiler4_environment() -> Environment:
+    """Describe the environment of CellProfiler 4.2, headless."""
+    lock = CONSTRAINTS / "cellprofiler4-py39.txt"
+    tools = CONSTRAINTS / "cellprofiler4-build.txt"
+    install = ("pip", "install", "--quiet", "--no-input")
+    return Environment(
+        folder=ENVIRONMENTS / "cellprofiler4",
+        pythons=CELLPROFILER4_PYTHONS,
+        made_from=fingerprint(str(ROOT), lock.read_text(encoding="utf-8"), tools.read_text(encoding="utf-8")),
+        steps=(
+            Step("what CellProfiler 4 is compiled with", (*install, "-r", str(tools))),
+            Step(
+                "CellProfiler 4.2, which is compiled",
+                # not isolated: an isolated build would fetch today's numpy, which javabridge does not compile with
+                (*install, "--no-deps", "--no-build-isolation", "-r", str(lock)),
+            ),
+        ),
+    )
+
+
 def version_of(command: Sequence[str]) -> tuple[int, int] | None:
     """Ask a Python for its version; None where it does not start."""
     try:
@@ -207,6 +239,35 @@ def find_python(versions: Sequence[tuple[int, int]]) -> list[str]:
     raise SetupError(f"Expected Python {wanted}, but found none. Run this once, then this script again:\n    {remedy}")
 
 
+def lacks_for_cellprofiler4() -> str | None:
+    """Say what is missing for CellProfiler 4, after trying to install it; None if nothing is."""
+    if WINDOWS:
+        return "CellProfiler 4 is not compiled on Windows: set ARTSEG_CELLPROFILER4 to the installed CellProfiler.exe"
+    version = CELLPROFILER4_PYTHONS[0]
+    if not any(version_of(command) == version for command in possible_pythons(version)):
+        return "CellProfiler 4 needs Python {0}.{1}: pyenv install {0}.{1}".format(*version)
+    missing = [package for programs, package in CELLPROFILER4_NEEDS if not any(map(shutil.which, programs))]
+    if missing and not apt_install(missing):
+        return f"CellProfiler 4 is compiled, with programs that are missing: sudo apt-get install {' '.join(missing)}"
+    return None
+
+
+def make_cellprofiler4() -> dict[str, str]:
+    """Make CellProfiler 4's environment if that is possible; give the variables that tell the tests about it."""
+    if os.environ.get("ARTSEG_CELLPROFILER4"):
+        return {}
+    environment = cellprofiler4_environment()
+    try:
+        lacks = lacks_for_cellprofiler4()
+        if lacks is None:
+            make(environment)
+            return {"ARTSEG_CELLPROFILER4": str(environment.program("cellprofiler"))}
+    except SetupError as problem:
+        lacks = str(problem)
+    say(f"Tests with CellProfiler 4 will be skipped. {lacks}")
+    return {"ARTSEG_NO_CELLPROFILER4": lacks}
+
+
 def say(text: str) -> None:
     """Print at once, also into a pipe."""
     print(text, flush=True)
@@ -280,9 +341,11 @@ def make(environment: Environment) -> None:
     stamp.write_text(json.dumps({"made_from": environment.made_from, "python": version}) + "\n", encoding="utf-8")
 
 
-def run_inside(artseg: Environment, cellprofiler: Environment, command: Sequence[str]) -> int:
-    """Run a command in artseg's environment, which is told where CellProfiler is."""
-    variables = clean_variables()
+def run_inside(
+    artseg: Environment, cellprofiler: Environment, command: Sequence[str], *, more: Mapping[str, str]
+) -> int:
+    """Run a command in artseg's environment, which is told where CellProfiler is and gets `more` variables."""
+    variables = {**clean_variables(), **more}
     variables["ARTSEG_CELLPROFILER"] = str(cellprofiler.program("cellprofiler"))
     variables["PATH"] = os.pathsep.join([str(artseg.program("python").parent), variables.get("PATH", "")])
     return subprocess.run(command, env=variables, cwd=str(ROOT), check=False).returncode
@@ -299,8 +362,12 @@ def main(arguments: Sequence[str]) -> int:
 
     artseg, cellprofiler = artseg_environment(), cellprofiler_environment()
     started = time.monotonic()
-    for environment in (artseg, cellprofiler):
-        make(environment)
+    # at the same time: each waits for the network and the compiler more than it works
+    with ThreadPoolExecutor() as pool:
+        fourth = pool.submit(make_cellprofiler4) if asked.task == "test" else None
+        for making in [pool.submit(make, environment) for environment in (artseg, cellprofiler)]:
+            making.result()
+        more = fourth.result() if fourth else {}
     if asked.task != "run":
         say(f"The environments are ready ({time.monotonic() - started:.0f} s).")
 
@@ -313,7 +380,7 @@ def main(arguments: Sequence[str]) -> int:
         "run": [[str(artseg.program(asked.rest[0])), *asked.rest[1:]]] if asked.rest else [],
         "check": [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "pyright"]],
     }
-    codes = [run_inside(artseg, cellprofiler, command) for command in commands[asked.task]]
+    codes = [run_inside(artseg, cellprofiler, command, more=more) for command in commands[asked.task]]
     return max(codes, key=abs, default=0)
 
 

@@ -135,6 +135,9 @@ class SegmentArtifacts(ImageSegmentation):
         "Please cite the following when using SegmentArtifacts:": "https://doi.org/10.1038/s41598-022-14703-y"
     }
 
+    # CellProfiler 5 builds artseg's Python from it: File > Plugins > Build Environment
+    appose_env_spec = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_artseg_client", "pixi.toml")
+
     def create_settings(self):
         super().create_settings()
 

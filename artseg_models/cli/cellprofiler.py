@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,15 +23,105 @@ def cellprofiler_install(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="CellProfiler's plugins folder; without it, the one in CellProfiler's preferences.",
+            help="CellProfiler's plugins folder; without it, those in the preferences of your CellProfiler 4 and 5.",
         ),
     ] = None,
+    system_wide: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            metavar="FOLDER",
+            help="For an administrator: a plugins folder that all users of the computer or cluster share.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is installed, whether it fits, and what mends it.")
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Remove what was installed, and nothing else.")
+    ] = False,
 ) -> None:
-    """Copy the module SegmentArtifacts into CellProfiler's plugins folder and note where this Python is."""
-    from artseg_models.cellprofiler import install
+    """Put SegmentArtifacts and MeasureArtifactOverlap into CellProfiler, which then finds this artseg by itself.
 
-    for folder in install(plugins=plugins_folder):
-        console.print(f"SegmentArtifacts is in {folder}; start CellProfiler again to see it.", highlight=False)
+    CellProfiler's own Python stays as it is. With --check the exit code is 1 where something must be mended.
+    """
+    if check and uninstall:
+        raise typer.BadParameter("give --check or --uninstall, not both")
+    if plugins_folder is not None and system_wide is not None:
+        raise typer.BadParameter("give --plugins-folder or --system-wide, not both")
+    from artseg_models import cellprofiler_install as work
+
+    named = system_wide or plugins_folder
+    if check:
+        raise typer.Exit(_check(named, system_wide=system_wide is not None))
+    if uninstall:
+        _uninstall(named)
+        return
+    for folder in work.install(plugins=named, for_everybody=system_wide is not None):
+        _say(f"SegmentArtifacts and MeasureArtifactOverlap are in {folder}; start CellProfiler again to see them.")
+    if system_wide is not None:
+        private = work.private_to_me(Path(sys.executable))
+        if private is not None:
+            _say(
+                f"! Others may not enter {private}, where artseg's Python is: install artseg where all may run it, "
+                "then run this command with that one."
+            )
+        _say("Users set this folder in File > Preferences > CellProfiler plugins directory; without the window:")
+        _say(f"    cellprofiler -c -r -p PIPELINE -i IMAGES -o OUT --plugins-directory {system_wide.resolve()}")
+
+
+def _check(named: Path | None, *, system_wide: bool) -> int:
+    """Show what is installed where; give the exit code."""
+    from artseg_models import cellprofiler_install as work
+
+    for program in work.find_programs():
+        _say(f"CellProfiler {program.version or '(version unknown)'}: {program.path}")
+    places = [work.Place(named, "as named")] if named is not None else work.find_places()
+    findings = [work.check_place(place.folder) for place in places]
+    if not places:
+        findings = [work.Finding("no plugins folder of CellProfiler was found", ["nothing is installed"])]
+    whole = next((place.folder for place, found in zip(places, findings, strict=True) if not found.problems), None)
+    if whole is not None:
+        findings.append(work.check_service(whole))
+    for found in findings:
+        _say(f"{'[mend]' if found.problems else '[ok]  '} {found.what}")
+        for problem in found.problems:
+            _say(f"         {problem}")
+    if all(not found.problems for found in findings):
+        return 0
+    if not places:
+        option = " --plugins-folder FOLDER"
+    elif named is None:
+        option = ""
+    else:
+        option = f" --{'system-wide' if system_wide else 'plugins-folder'} {shlex.quote(str(named))}"
+    if whole is not None and findings[-1].problems:
+        _say("What mends it stands above.")
+    else:
+        _say(f"This mends it: artseg cellprofiler install{option}")
+    return 1
+
+
+def _uninstall(named: Path | None) -> None:
+    from artseg_models import cellprofiler_install as work
+
+    folders = [named] if named is not None else [place.folder for place in work.find_places()]
+    installed = [folder for folder in folders if (folder / work.INSTALLATION).is_file()]
+    if not installed:
+        looked = ", ".join(map(str, folders)) or "no plugins folder"
+        raise ArtSegError(
+            f"Found nothing to remove: looked into {looked}. Name another: "
+            "artseg cellprofiler install --uninstall --plugins-folder FOLDER"
+        )
+    for folder in installed:
+        done = work.uninstall(folder)
+        _say(f"Removed {len(done.removed)} files from {done.folder}.")
+        if done.kept:
+            _say(f"! Kept, because they were changed since: {', '.join(done.kept)}")
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @cellprofiler_app.command("compare")

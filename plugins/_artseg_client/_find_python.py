@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 from ._errors import ServiceError
 
@@ -41,12 +42,16 @@ def artseg_command(setting=""):
                 "Install artseg again and run: artseg cellprofiler install"
             )
         return [python, "-m", "artseg_models"]
+    built = _built_python()
+    if built:
+        return [built, "-m", "artseg_models"]
     on_path = shutil.which("artseg")
     if on_path:
         return [on_path]
     raise ServiceError(
         "ArtSeg runs in a Python of its own, and none is known here. Install it (pip install artseg, in Python 3.11 "
-        "or newer), then run: artseg cellprofiler install. Or name its Python in the setting 'Python that has artseg'."
+        "or newer), then run: artseg cellprofiler install. Or name its Python in the setting 'Python that has artseg'; "
+        "or, in CellProfiler 5, build it: File > Plugins, segmentartifacts, Build Environment."
     )
 
 
@@ -65,6 +70,19 @@ def not_installed(python):
 
 def _installed_python():
     return _noted("python")
+
+
+def _built_python():
+    """Python of the environment that CellProfiler 5 builds from pixi.toml (File > Plugins); None where there is none.
+
+    Appose, which CellProfiler 5 builds it with, names its folder by the name in that file.
+    """
+    environments = os.environ.get("APPOSE_ENVS_DIR") or os.path.join(
+        os.path.expanduser("~"), ".local", "share", "appose"
+    )
+    built = os.path.join(environments, "artseg", ".pixi", "envs", "default")
+    python = os.path.join(built, "python.exe") if sys.platform == "win32" else os.path.join(built, "bin", "python")
+    return python if os.path.isfile(python) else None
 
 
 def _noted(name):

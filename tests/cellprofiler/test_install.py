@@ -1,51 +1,57 @@
-"""Putting the module into CellProfiler's plugins folder, and what stands between artseg and CellProfiler."""
+"""`artseg cellprofiler install`: finding CellProfilers, installing into them, checking and removing."""
 
 from __future__ import annotations
 
 import json
 import os
+import plistlib
+import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from artseg_models.cellprofiler import failure_in_log, find_cellprofiler, find_pipeline, install, run_pipeline
+from artseg_models.cellprofiler import run_pipeline
+from artseg_models.cellprofiler_install import Computer, check_place, find_places, find_programs, install, uninstall
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 
 
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["cellprofiler", "install", *map(str, arguments)])
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder without preferences."""
-    for name, folder in (("HOME", "home"), ("USERPROFILE", "home"), ("APPDATA", "home/AppData")):
-        monkeypatch.setenv(name, str(tmp_path / folder))
-    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home"
-
-
-def test_the_installed_client_knows_artsegs_python(tmp_path: Path) -> None:
+def plugins(tmp_path: Path) -> Path:
+    """A plugins folder with another plugin and what an earlier artseg left."""
     folder = tmp_path / "plugins"
-    stale = folder / "_artseg_client" / "_of_an_earlier_version.py"
-    stale.parent.mkdir(parents=True)
-    stale.write_text("")
-    (folder / "another_plugin.py").write_text("")
-    answer = CliRunner().invoke(app, ["cellprofiler", "install", "--plugins-folder", str(folder)])
+    (folder / "_artseg_client").mkdir(parents=True)
+    (folder / "_artseg_client" / "_of_an_earlier_version.py").touch()
+    (folder / "another_plugin.py").touch()
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_the_installed_client_knows_artsegs_python(plugins: Path) -> None:
+    answer = invoke("--plugins-folder", plugins)
     assert answer.exit_code == 0, answer.output
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "_artseg_client",
-        "another_plugin.py",
-        "measureartifactoverlap.py",
-        "segmentartifacts.py",
-    ]
-    assert not stale.exists()
+    assert {path.name for path in plugins.iterdir()} == {
+        *("_artseg_client", "another_plugin.py", "measureartifactoverlap.py", "segmentartifacts.py")
+    }
+    assert "_artseg_client/_of_an_earlier_version.py" not in files_of(plugins)
     environment = {name: value for name, value in os.environ.items() if name != "ARTSEG_PYTHON"}
     asked = subprocess.run(
         [sys.executable, "-c", "from _artseg_client._find_python import artseg_command; print(artseg_command())"],
-        cwd=folder,
+        cwd=plugins,
         env=environment,
         capture_output=True,
         text=True,
@@ -54,110 +60,231 @@ def test_the_installed_client_knows_artsegs_python(tmp_path: Path) -> None:
     assert asked.stdout.strip() == str([sys.executable, "-m", "artseg_models"])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="where the preferences lie differs")
-@pytest.mark.parametrize("place", [".config/CellProfiler/CellProfilerLocal.cfg", ".config/CellProfilerLocal.cfg"])
-def test_the_plugins_folder_is_found_in_the_preferences(home: Path, tmp_path: Path, place: str) -> None:
-    folder = tmp_path / "my plugins"
-    folder.mkdir()
-    (home / place).parent.mkdir(parents=True)
-    (home / place).write_text(f"PreferencesVersion=1\nPluginDirectoryCP4={folder}\nIntensityMode=raw\n")
-    assert install() == [folder]
-    assert json.loads((folder / "_artseg_client" / "installation.json").read_text())["python"] == sys.executable
+def test_exactly_what_was_installed_is_removed(plugins: Path) -> None:
+    (plugins / "_artseg_client" / "_of_an_earlier_version.py").unlink()
+    (plugins / "_artseg_client").rmdir()
+    before = files_of(plugins)
+    install(plugins=plugins)
+    # CellProfiler leaves compiled files
+    for package in (plugins, plugins / "_artseg_client"):
+        (package / "__pycache__").mkdir()
+    (plugins / "__pycache__" / "segmentartifacts.cpython-39.pyc").touch()
+    (plugins / "_artseg_client" / "__pycache__" / "__init__.cpython-39.pyc").touch()
+    (plugins / "__pycache__" / "another_plugin.cpython-39.pyc").touch()
+    answer = invoke("--uninstall", "--plugins-folder", plugins)
+    assert answer.exit_code == 0, answer.output
+    assert files_of(plugins) == before | {"__pycache__", "__pycache__/another_plugin.cpython-39.pyc"}
+    with pytest.raises(ArtSegError, match="notes none"):
+        uninstall(plugins)
 
 
-def test_no_plugins_folder_tells_what_to_do(home: Path) -> None:
-    with pytest.raises(ArtSegError, match=r"File > Preferences(.|\n)*--plugins-folder"):
-        install()
+def test_what_was_changed_since_is_kept_and_named(plugins: Path) -> None:
+    install(plugins=plugins)
+    with open(plugins / "segmentartifacts.py", "a", encoding="utf-8") as written:
+        written.write("# mine\n")
+    answer = invoke("--uninstall", "--plugins-folder", plugins)
+    assert "Kept, because they were changed since: segmentartifacts.py" in answer.output
+    assert files_of(plugins) == {"segmentartifacts.py", "another_plugin.py"}
 
 
-def test_cellprofiler_and_pipelines_that_are_not_there_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ARTSEG_CELLPROFILER", str(tmp_path / "no" / "cellprofiler"))
-    with pytest.raises(ArtSegError, match="ARTSEG_CELLPROFILER"):
-        find_cellprofiler()
-    monkeypatch.delenv("ARTSEG_CELLPROFILER")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ArtSegError, match="on PATH"):
-        find_cellprofiler()
-    assert find_pipeline("no_masking").is_file()
-    with pytest.raises(ArtSegError, match="artifacts_filtered, artifacts_masked, image_quality, no_masking"):
-        find_pipeline("nothing")
+def test_a_note_cannot_lead_out_of_the_folder(plugins: Path, tmp_path: Path) -> None:
+    install(plugins=plugins)
+    (tmp_path / "precious").write_bytes(b"")
+    note = plugins / "_artseg_client" / "installation.json"
+    noted = json.loads(note.read_text())
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    noted["files"] |= {"../precious": empty, str(tmp_path / "precious"): empty}
+    note.write_text(json.dumps(noted))
+    uninstall(plugins)
+    assert (tmp_path / "precious").exists()
+
+
+def test_check_says_what_is_wrong_and_the_one_command_that_mends_it(plugins: Path) -> None:
+    nothing = invoke("--check", "--plugins-folder", plugins)
+    assert nothing.exit_code == 1
+    assert f"This mends it: artseg cellprofiler install --plugins-folder {plugins}" in nothing.output
+
+    install(plugins=plugins)
+    well = invoke("--check", "--plugins-folder", plugins)
+    assert well.exit_code == 0, well.output
+    assert "[ok]   the service" in well.output
+
+    (plugins / "measureartifactoverlap.py").write_text("# older\n")
+    older = invoke("--check", "--plugins-folder", plugins)
+    assert older.exit_code == 1
+    assert "differs from this artseg: measureartifactoverlap.py" in older.output
+
+    note = plugins / "_artseg_client" / "installation.json"
+    for field, value, told in (
+        ("python", str(plugins / "gone" / "python"), "is gone"),
+        ("artseg", "0.0.1", "it comes from artseg 0.0.1"),
+    ):
+        install(plugins=plugins)
+        note.write_text(json.dumps({**json.loads(note.read_text()), field: value}))
+        (problem,) = check_place(plugins).problems
+        assert told in problem
+    install(plugins=plugins)
+    assert check_place(plugins).problems == []
+
+
+def test_a_service_that_does_not_start_is_told(plugins: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(plugins=plugins)
+    (tmp_path / "state").touch()  # a file where its folder should be
+    monkeypatch.setenv("ARTSEG_STATE_DIR", str(tmp_path / "state"))
+    answer = invoke("--check", "--plugins-folder", plugins)
+    assert answer.exit_code == 1
+    assert "[mend] the service does not start" in answer.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are not in the file mode there")
+def test_an_administrator_installs_for_all(plugins: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        answer = invoke("--system-wide", plugins)
+    finally:
+        os.umask(before)
+    assert answer.exit_code == 0, answer.output
+    assert f"--plugins-directory {plugins}" in answer.output
+    for path in (plugins / "segmentartifacts.py", *plugins.glob("_artseg_client/*")):
+        assert path.stat().st_mode & stat.S_IROTH, path
+    assert (plugins / "_artseg_client").stat().st_mode & stat.S_IXOTH
+
+
+def test_options_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
+    assert invoke("--check", "--uninstall").exit_code == 2
+    assert invoke("--system-wide", tmp_path, "--plugins-folder", tmp_path).exit_code == 2
+
+
+# ---- finding, on each system ----
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> list[str]:
-    """Answers as CellProfiler 5 does, and writes down what it was given."""
-    script = tmp_path / "stand_in.py"
-    script.write_text(
-        "import os, sys\n"
-        "if '--version' in sys.argv: print('5.0.0'); sys.exit()\n"
-        "after = lambda option: sys.argv[sys.argv.index(option) + 1]\n"
-        "images = after('-i')\n"
-        "names = sorted(name + ' ' + open(os.path.join(images, name)).read() for name in os.listdir(images))\n"
-        "open(os.path.join(after('-o'), 'Image.csv'), 'w').write('\\n'.join(names))\n"
-    )
-    return [sys.executable, str(script)]
+def computer(tmp_path: Path) -> Callable[..., Computer]:
+    """Make up a computer: system, and what stands in its registry and variables."""
+
+    def make(system: str, registry: dict[str, str] | None = None, **variables: str) -> Computer:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        return Computer(system, home, variables, lambda key, _: (registry or {}).get(key), tmp_path)
+
+    return make
 
 
-def test_channels_of_a_field_come_together(tmp_path: Path, stand_in: list[str]) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("B02-ch1-x.tif", "B02-ch3-x.tif", "B10-ch1-x.tif", "B10-ch3-x.tif", "notes.txt", ".hidden-ch1"):
-        (images / name).write_text(name)
-    out = tmp_path / "out"
-    pipeline = find_pipeline("no_masking")
-    run_pipeline(pipeline, images, out, cellprofiler=stand_in, channels={"brightfield": "*-ch1*", "dna": "*-ch3*"})
-    assert (out / "Image.csv").read_text().splitlines() == [
-        "B02-x_brightfield.tif B02-ch1-x.tif",
-        "B02-x_dna.tif B02-ch3-x.tif",
-        "B10-x_brightfield.tif B10-ch1-x.tif",
-        "B10-x_dna.tif B10-ch3-x.tif",
+def write_preferences(path: Path, folder: str | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = "" if folder is None else f"PluginDirectoryCP4={folder}\n"
+    path.write_text(f"PreferencesVersion=1\n{named}IntensityMode=raw\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("system", "file", "version"),
+    [
+        ("linux", ".config/CellProfiler/CellProfilerLocal.cfg", "5"),
+        ("linux", ".config/CellProfilerLocal.cfg", "4"),
+        ("darwin", "Library/Application Support/CellProfiler/CellProfilerLocal.cfg", "5"),
+        ("darwin", "Library/Preferences/CellProfilerLocal.cfg", "4"),
+        ("win32", "AppData/Roaming/CellProfiler/CellProfilerLocal.cfg", "5"),
+    ],
+)
+def test_the_plugins_folder_is_found_in_the_preferences(
+    computer: Callable[..., Computer], tmp_path: Path, system: str, file: str, version: str
+) -> None:
+    here = computer(system, APPDATA=str(tmp_path / "home" / "AppData" / "Roaming"))
+    folder = tmp_path / "my plugins ü"
+    write_preferences(here.home / file, str(folder))
+    (place,) = find_places(here)
+    assert place.folder == folder
+    assert place.origin.startswith(f"CellProfiler {version}'s preferences")
+
+
+def test_preferences_are_found_where_variables_put_them(computer: Callable[..., Computer], tmp_path: Path) -> None:
+    write_preferences(tmp_path / "elsewhere" / "CellProfilerLocal.cfg", str(tmp_path / "four"))
+    assert [place.folder for place in find_places(computer("linux", XDG_CONFIG_HOME=str(tmp_path / "elsewhere")))] == [
+        tmp_path / "four"
     ]
-    assert sorted(path.name for path in out.iterdir()) == ["Image.csv", "cellprofiler.log"]
-    (images / "B10-ch3-x.tif").unlink()
-    for channels, message in (
-        ({"brightfield": "*-ch1*", "dna": "*-ch3*"}, "B10-ch1-x.tif has no dna"),
-        ({"brightfield": "*-ch1*", "dna": "*-ch9*"}, r"fit '\*-ch9\*' for the channel dna"),
-        ({"brightfield": "*-x.tif"}, ""),
-        ({"brightfield": "B??-ch1*", "dna": "B02-*"}, "fits both|has no"),
-    ):
-        if message:
-            with pytest.raises(ArtSegError, match=message):
-                run_pipeline(pipeline, images, out, cellprofiler=stand_in, channels=channels)
-    assert (out / "Image.csv").is_file()  # results of the earlier run stay
+    assert find_places(computer("linux", XDG_CONFIG_HOME="elsewhere")) == []  # a relative one does not count
 
 
-def test_the_pipeline_that_ran_is_kept_with_its_model(tmp_path: Path, stand_in: list[str]) -> None:
-    images, out = tmp_path / "images", tmp_path / "out"
-    images.mkdir()
-    (images / "a.tif").write_text("")
-    package = tmp_path / "models ü" / "mine.zip"
-    package.parent.mkdir()
-    package.write_bytes(b"")
-    run_pipeline(find_pipeline("artifacts_masked"), images, out, package=package, cellprofiler=stand_in)
-    ran = (out / "artifacts_masked.cppipe").read_text(encoding="utf-8")
-    assert (
-        f"    Folder of the model package:Elsewhere...|{package.parent.as_posix()}\n    Model package:mine.zip\n" in ran
-    )
-    example = find_pipeline("artifacts_masked").read_text(encoding="utf-8")
-    assert sum(a != b for a, b in zip(ran.splitlines(), example.splitlines(), strict=True)) == 2
-    with pytest.raises(ArtSegError, match="has none to set a model in"):
-        run_pipeline(find_pipeline("no_masking"), images, out, package=package, cellprofiler=stand_in)
+def test_windows_paths_are_read_as_wxwidgets_writes_them(computer: Callable[..., Computer], tmp_path: Path) -> None:
+    here = computer("win32", APPDATA=str(tmp_path))
+    write_preferences(tmp_path / "CellProfiler" / "CellProfilerLocal.cfg", r'"C:\\Users\\Ann Lee\\plugins "')
+    assert str(find_places(here)[0].folder) == "C:\\Users\\Ann Lee\\plugins "
 
 
-def test_the_cause_is_found_in_the_log() -> None:
-    trace = 'Traceback (most recent call last):\n  File "x.py", line 1, in run\n    segment()\n'
-    five = (
-        "[CP - ERROR] cellprofiler_core.pipeline._pipeline::run_with_yield: Error detected during run of module "
-        f"SegmentArtifacts\n{trace}_artseg_client._errors.ServiceError: It died. Its log ends with:\nno space\n"
-        "[CP - INFO] cellprofiler_core.pipeline._pipeline::run_with_yield: Image # 1\n"
-    )
-    four = (
-        f"Error detected during run of module MaskImage\n{trace}ValueError: wrong size\n"
-        "Sun Nov 22 13:12:02 2026: Image # 1, module MaskImage # 5: CPU_time = 0.01 secs, Wall_time = 0.01 secs\n"
-    )
-    assert failure_in_log(five) == "SegmentArtifacts: It died. Its log ends with:\nno space"
-    assert failure_in_log(four) == "MaskImage: wrong size"
-    assert "module NoSuch," in str(failure_in_log(f"{trace}ValueError: Could not find the NoSuch module\n"))
-    assert failure_in_log("Image # 1, module Images # 1\n") is None
+def test_windows_keeps_preferences_in_the_registry(computer: Callable[..., Computer]) -> None:
+    here = computer("win32", registry={r"Software\CellProfilerLocal.cfg": r"D:\lab\plugins"})
+    (place,) = find_places(here)
+    assert str(place.folder) == r"D:\lab\plugins"
+    assert "registry" in place.origin
+
+
+def test_both_versions_are_installed_into(computer: Callable[..., Computer], tmp_path: Path) -> None:
+    here = computer("darwin")
+    write_preferences(here.home / "Library/Preferences/CellProfilerLocal.cfg", str(tmp_path / "four"))
+    write_preferences(here.home / "Library/Application Support/CellProfiler/CellProfilerLocal.cfg", None)
+    assert {place.folder for place in find_places(here)} == {
+        tmp_path / "four",
+        here.home / "Library" / "Application Support" / "CellProfiler" / "plugins",  # where none is named
+    }
+
+
+def test_programs_are_found_with_their_versions(computer: Callable[..., Computer], tmp_path: Path) -> None:
+    application = tmp_path / "Applications" / "CellProfiler.app" / "Contents"
+    application.mkdir(parents=True)
+    (application / "Info.plist").write_bytes(plistlib.dumps({"CFBundleShortVersionString": "4.2.8"}))
+    here = computer("darwin")
+    assert [(program.path.name, program.version) for program in find_programs(here)] == [("CellProfiler.app", "4.2.8")]
+    # never started, so without preferences: the folder that it takes then
+    (place,) = find_places(here)
+    assert place.folder == here.home / "Library" / "Application Support" / "CellProfiler4.2.8" / "plugins"
+
+    windows = tmp_path / "Program Files"
+    (windows / "CellProfiler").mkdir(parents=True)
+    (windows / "CellProfiler" / "CellProfiler.exe").touch()
+    (program,) = find_programs(computer("win32", ProgramFiles=str(windows)))
+    assert program.path.name == "CellProfiler.exe"
+
+
+def test_no_cellprofiler_tells_what_to_do(computer: Callable[..., Computer], monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = computer("linux")
+    monkeypatch.setattr(Computer, "this", lambda: nothing)
+    with pytest.raises(ArtSegError, match=r"File > Preferences(.|\n)*--plugins-folder"):
+        install()
+    assert invoke("--check").exit_code == 1
+    answer = invoke("--uninstall")
+    assert isinstance(answer.exception, ArtSegError)
+    assert "Found nothing to remove" in str(answer.exception)
+
+
+# ---- in the real CellProfiler ----
+
+
+def test_a_real_cellprofiler_lists_and_runs_what_was_installed(
+    cellprofiler: list[str],
+    computer: Callable[..., Computer],
+    ask_inside: Callable[..., dict[str, Any]],
+    images: Path,
+    package: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = computer("linux", ARTSEG_CELLPROFILER=cellprofiler[0])
+    (program,) = find_programs(here)
+    write_preferences(here.home / ".config" / "CellProfilerLocal.cfg", str(tmp_path / "plugins"))
+    monkeypatch.setattr(Computer, "this", lambda: here)
+    install()
+    folder = tmp_path / "plugins"
+    found = ask_inside("inside_listing.py", folder)
+    assert found["version"] == program.version
+    assert found["modules"] == {
+        "SegmentArtifacts": str(folder / "segmentartifacts.py"),
+        "MeasureArtifactOverlap": str(folder / "measureartifactoverlap.py"),
+    }
+    one = tmp_path / "images"
+    one.mkdir()
+    for path in images.glob("A01_*"):
+        shutil.copyfile(path, one / path.name)
+    pipeline = repository / "plugins" / "pipelines" / "artifacts_filtered.cppipe"
+    out = run_pipeline(pipeline, one, tmp_path / "out", package=package, cellprofiler=cellprofiler, plugins=folder)
+    assert pd.read_csv(out / "Image.csv")["ArtSeg_UsableArea_Artifacts"][0] > 0

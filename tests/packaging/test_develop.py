@@ -110,6 +110,29 @@ def test_an_unknown_build_of_pytorch_is_refused(develop: ModuleType, monkeypatch
         develop.artseg_environment()
 
 
+def test_without_what_cellprofiler_4_is_compiled_with_its_tests_are_told_why(
+    develop: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ARTSEG_CELLPROFILER4", raising=False)
+    monkeypatch.setattr(develop, "WINDOWS", False)
+    monkeypatch.setattr(develop, "apt_install", lambda packages: False)
+    monkeypatch.setattr(develop, "possible_pythons", lambda version: [[sys.executable]])
+    monkeypatch.setattr(develop, "version_of", lambda command: (3, 9))
+    monkeypatch.setattr(
+        develop.shutil, "which", lambda name: None if name in ("mysql_config", "mariadb_config") else name
+    )
+    reason = develop.make_cellprofiler4()["ARTSEG_NO_CELLPROFILER4"]
+    assert reason.endswith("sudo apt-get install default-libmysqlclient-dev")
+    assert reason in capsys.readouterr().out
+    monkeypatch.setattr(develop, "version_of", lambda command: (3, 11))
+    assert "needs Python 3.9" in develop.make_cellprofiler4()["ARTSEG_NO_CELLPROFILER4"]
+
+
+def test_a_cellprofiler_4_of_ones_own_is_taken(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARTSEG_CELLPROFILER4", "/Applications/CellProfiler.app/Contents/MacOS/cp")
+    assert develop.make_cellprofiler4() == {}
+
+
 def test_linter_settings_do_not_make_environments_anew(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     before = develop.artseg_environment().made_from
     real = Path.read_text

@@ -119,8 +119,12 @@ def test_tested_versions_are_within_the_ranges(repository: Path, project: dict[s
         assert requirement.specifier.contains(tested[name]), f"{name} {tested[name]} is outside {requirement}"
 
 
-def test_cellprofiler_is_pinned_completely(repository: Path) -> None:
-    lock = (repository / "packaging" / "constraints" / "cellprofiler5-py311.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("lock", "release"),
+    [("cellprofiler5-py311.txt", "cellprofiler-nightly==5."), ("cellprofiler4-py39.txt", "cellprofiler==4.2.8.1")],
+)
+def test_cellprofiler_is_pinned_completely(repository: Path, lock: str, release: str) -> None:
+    lock = (repository / "packaging" / "constraints" / lock).read_text(encoding="utf-8")
     lines = [line for line in lock.splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)
-    assert any(line.startswith("cellprofiler-nightly==5.") for line in lines)
+    assert any(line.startswith(release) for line in lines)
