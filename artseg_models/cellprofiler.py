@@ -15,6 +15,9 @@ from pathlib import Path
 
 from artseg_models.bundle import pipelines_folder, plugins_folder
 from artseg_models.errors import ArtSegError
+from artseg_models.pipelines.blocks import SEGMENT_ARTIFACTS
+from artseg_models.pipelines.project import open_pipeline, save_pipeline
+from artseg_models.pipelines.text import Module
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +175,7 @@ def run_pipeline(
         results = work / "results"
         results.mkdir()
         if package is not None:
-            pipeline = _with_package(pipeline, package, results / pipeline.name)
+            pipeline = with_package(pipeline, package, results / pipeline.name)
         arguments = [
             *("-c", "-r", "-p", str(pipeline.resolve()), "-i", str(staged), "-o", str(results.resolve())),
             *("--plugins-directory", str((plugins or plugins_folder()).resolve())),
@@ -266,33 +269,26 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _with_package(pipeline: Path, package: Path, target: Path) -> Path:
-    """Write a copy of a pipeline in which every SegmentArtifacts uses `package`."""
-    if pipeline.suffix != ".cppipe":
-        raise ArtSegError(
-            f"Expected a .cppipe file to set the model package in, got {pipeline.name}. Export the pipeline from "
-            "CellProfiler (File > Export > Pipeline), or choose the package there and leave the option out."
-        )
+def with_package(pipeline: Path, package: Path, target: Path) -> Path:
+    """Write a copy of a pipeline or project in which every SegmentArtifacts uses `package`."""
     if not package.exists():
         raise ArtSegError(f"Expected a model package (.zip or folder) at {package}, but there is none.")
     package = package.resolve()
-    settings = {
+    values = {
         "Folder of the model package": f"Elsewhere...|{package.parent.as_posix()}",
         "Model package": package.name,
     }
-    lines = pipeline.read_text(encoding="utf-8").splitlines()
-    inside = False
-    changed = 0
-    for number, line in enumerate(lines):
-        if line and not line.startswith(" "):
-            inside = line.startswith("SegmentArtifacts:")
-        name = line.strip().partition(":")[0]
-        if inside and name in settings:
-            lines[number] = f"    {name}:{settings[name]}"
-            changed += 1
-    if not changed:
+    read = open_pipeline(pipeline)
+    if not any(module.name == SEGMENT_ARTIFACTS for module in read.modules):
         raise ArtSegError(f"Expected a pipeline with SegmentArtifacts, but {pipeline.name} has none to set a model in.")
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    modules: list[Module] = []
+    for module in read.modules:
+        if module.name == SEGMENT_ARTIFACTS:
+            for index, setting in enumerate(module.settings):
+                if setting.text in values:
+                    module = module.with_setting(index, values[setting.text])
+        modules.append(module)
+    save_pipeline(read.with_modules(modules), target, source=pipeline)
     return target
 
 

@@ -195,9 +195,11 @@ def cellprofiler_run(
 
 @cellprofiler_app.command("insert")
 def cellprofiler_insert(
-    pipeline: Annotated[Path, typer.Argument(help="The pipeline to insert into, a .cppipe file; it stays as it is.")],
+    pipeline: Annotated[
+        Path, typer.Argument(help="The pipeline to insert into, a .cppipe or .cpproj file; it stays as it is.")
+    ],
     brightfield: Annotated[str, typer.Option(help="Name of the brightfield image in the pipeline.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The new .cppipe file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new .cppipe file; of a project also a .cpproj file.")],
     mask_images: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Image in which artifacts are blanked; repeat, or separate by commas."),
@@ -230,11 +232,11 @@ def cellprofiler_insert(
     """
     if cut_objects and overlap is not None:
         raise typer.BadParameter("give --overlap or --cut-objects, not both")
-    from artseg_models.pipelines.insert import plan_insertion, write_pipeline
-    from artseg_models.pipelines.text import read_pipeline
+    from artseg_models.pipelines.insert import plan_insertion
+    from artseg_models.pipelines.project import open_pipeline, save_pipeline
 
     plan = plan_insertion(
-        read_pipeline(pipeline),
+        open_pipeline(pipeline),
         brightfield=brightfield,
         mask_images=_names(mask_images),
         objects=_names(objects),
@@ -251,7 +253,7 @@ def cellprofiler_insert(
             raise ArtSegError(f"{out} was not written: nobody is there to ask. Add --yes to write it.")
         if not typer.confirm(f"Write {out}?"):
             raise typer.Exit(1)
-    write_pipeline(plan.apply(), out)
+    save_pipeline(plan.apply(), out, source=pipeline)
     console.print(f"Wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -164,7 +164,7 @@ def read_pipeline(path: Path) -> PipelineText:
     Raises
     ------
     ArtSegError
-        There is no such file, or it is a project (.cpproj), no pipeline, too old, or cut off.
+        There is no such file, or it is no pipeline, too old, or cut off.
     """
     try:
         content = path.read_bytes()
@@ -172,12 +172,6 @@ def read_pipeline(path: Path) -> PipelineText:
         raise ArtSegError(
             f"Expected a pipeline at {path}, but it cannot be read: {error.strerror or error}."
         ) from error
-    if path.suffix.lower() == ".cpproj" or content.startswith(b"\x89HDF"):
-        raise ArtSegError(
-            f"Expected a pipeline as text (.cppipe), got the project {path.name}, which also holds image lists and "
-            "measurements. In CellProfiler open it and choose File > Export > Pipeline, then insert into that file; "
-            "File > Import > Pipeline takes the new pipeline into the project."
-        )
     return parse_pipeline(content.decode(**_ENCODING), source=path.name)
 
 

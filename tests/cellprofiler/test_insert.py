@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from artseg_models.cellprofiler import run_pipeline
+from artseg_models.pipelines.blocks import make_module
 from artseg_models.pipelines.insert import plan_insertion, write_pipeline
+from artseg_models.pipelines.project import open_pipeline, save_pipeline
 from artseg_models.pipelines.text import read_pipeline
 
 COUNTING_MODULES = ("ModuleError_", "ExecutionTime_")
@@ -122,6 +124,66 @@ def test_every_kind_of_objects_keeps_its_names(
         assert found["columns"] > 250
         assert found["modules"][1] > found["modules"][0]
         assert [problem for problem in found["problems"] if "no model package" not in problem] == [], option
+
+
+def test_load_data_with_groups_runs_as_before(
+    cellprofiler: list[str], images: Path, package: Path, repository: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "plate.csv"
+    channels = ("Brightfield", "DNA", "Signal")
+    header = [f"Image_{what}_{channel}" for channel in channels for what in ("PathName", "FileName")]
+    rows = [
+        ",".join(part for channel in channels for part in (images.as_posix(), f"{well}_s1_{channel.lower()}.tiff"))
+        + f",{well},{well}_s1"
+        for well in ("A01", "A02")
+    ]
+    table.write_text("\n".join([",".join([*header, "Metadata_Well", "Metadata_Field"]), *rows]) + "\n")
+    settings = (
+        ("Input data file location", f"Elsewhere...|{tmp_path.as_posix()}"),
+        ("Name of the file", table.name),
+        ("Load images based on this data?", "Yes"),
+        ("Base image location", "None|"),
+        ("Process just a range of rows?", "No"),
+        ("Rows to process", "1,100000"),
+        ("Group images by metadata?", "Yes"),
+        ("Select metadata tags for grouping", "Well"),
+        ("Rescale intensities?", "Yes"),
+    )
+    plain = read_pipeline(repository / "plugins" / "pipelines" / "no_masking.cppipe")
+    before = tmp_path / "before.cppipe"
+    write_pipeline(plain.with_modules([make_module("LoadData", 6, settings, note=""), *plain.modules[4:]]), before)
+    options = {"mask_images": ["DNA", "Signal"], "objects": ["Nuclei"], "package": package}
+    after = insert(before, tmp_path / "after.cppipe", brightfield="Brightfield", **options)
+    had, has = (
+        run_pipeline(path, images, tmp_path / path.stem / "results", cellprofiler=cellprofiler)
+        for path in (before, after)
+    )
+    assert_all_kept(had, has)
+    image = pd.read_csv(has / "Image.csv")
+    assert list(image["Group_Number"]) == [1, 2]
+    assert (image["ArtSeg_AreaFraction_Artifacts"] > 0).all()
+
+
+def test_a_project_runs_as_the_pipeline_in_it(
+    cellprofiler: list[str],
+    ask_inside: Callable[..., Any],
+    images: Path,
+    package: Path,
+    repository: Path,
+    runs: Any,
+    tmp_path: Path,
+) -> None:
+    project, after = tmp_path / "plate.cpproj", tmp_path / "after.cpproj"
+    ask_inside("inside_project.py", repository / "plugins" / "pipelines" / "no_masking.cppipe", images, project)
+    plan = plan_insertion(
+        open_pipeline(project), brightfield="Brightfield", mask_images=["DNA", "Signal"], objects=["Nuclei"]
+    )
+    save_pipeline(plan.apply(), after, source=project)
+    out = run_pipeline(after, images, tmp_path / "results", package=package, cellprofiler=cellprofiler)
+    assert_all_kept(runs.plain, out)
+    ours, example = (pd.read_csv(folder / "Nuclei.csv") for folder in (out, runs.masked))
+    measured = [name for name in pd.read_csv(runs.plain / "Nuclei.csv") if not name.startswith("Parent_")]
+    pd.testing.assert_frame_equal(ours[measured], example[measured])
 
 
 #: pipeline under the folder of real data: what to insert; one of its channels stands for the brightfield
