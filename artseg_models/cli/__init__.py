@@ -33,6 +33,7 @@ for _verb in (
     "cellprofiler",
     "collection",
     "serve",
+    "benchmark",
 ):
     importlib.import_module(f"artseg_models.cli.{_verb}")
 

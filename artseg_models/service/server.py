@@ -177,7 +177,9 @@ def _listening(options: ServeOptions) -> socket.socket:
 
 
 def _serve(path: Path, listening: socket.socket, options: ServeOptions) -> None:
-    import uvicorn  # takes its time; a second service must give way before
+    # they take their time; a second service must give way before
+    import httptools
+    import uvicorn
 
     from artseg_models.service.app import Activity, Limits, create_app
     from artseg_models.service.models import Catalogue, ModelCache
@@ -227,7 +229,10 @@ def _serve(path: Path, listening: socket.socket, options: ServeOptions) -> None:
         cpu_fallback=options.cpu_fallback,
         limits=Limits(request_seconds=options.request_minutes * 60),
     )
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=60))
+    # in pure Python, HTTP takes twice the processor's time for an image
+    logger.debug("HTTP by httptools %s", httptools.__version__)
+    config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False, timeout_keep_alive=60)
+    server = uvicorn.Server(config)
     watcher = threading.Thread(target=watch, daemon=True)
     # uvicorn ends gracefully, then raises the signal again: leave by the `finally` below even so
     signal.signal(signal.SIGTERM, _leave)

@@ -1,0 +1,62 @@
+"""`artseg benchmark`: measure on this computer what the README states of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
+
+benchmark_app = typer.Typer(no_args_is_help=True, help="Measure speed and memory on this computer.")
+app.add_typer(benchmark_app, name="benchmark", rich_help_panel="More")
+
+
+@benchmark_app.callback()
+def benchmark() -> None:
+    """Measure speed and memory on this computer."""
+
+
+@benchmark_app.command("service")
+def benchmark_service(
+    model: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
+    images: Annotated[int, typer.Option(min=4, help="Images for each median, and for each crowd of clients.")] = 20,
+    side: Annotated[int, typer.Option(min=64, help="Height and width of the simulated fields, in pixels.")] = 1080,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Measure what CellProfiler's way to the network costs: start, detour, memory and throughput of the service.
+
+    The service is one of its own, with the client that runs inside CellProfiler. Sides that are compared take turns.
+    """
+    from artseg_models.benchmark.service import benchmark_service as measure
+    from artseg_models.files import write_json
+
+    found = measure(model, device=device, images=images, shape=(side, side))
+    console.print(
+        f"{found.model} on {found.device}, {images} simulated images of {side} x {side} pixels", highlight=False
+    )
+    table = Table.grid(padding=(0, 2))
+    for row, value in (
+        ("first image, service not running", f"{found.first_seconds:.1f} s"),
+        ("prediction in the own process", f"{1000 * found.inside_seconds:.0f} ms"),
+        ("the same through the service", f"{1000 * found.client_seconds:.0f} ms"),
+        ("of that, in the network", f"{1000 * found.network_seconds:.0f} ms"),
+        ("service over own process", f"{found.ratio:.3f}"),
+    ):
+        table.add_row(row, value)
+    console.print(table, highlight=False)
+    crowds = Table("clients at a time", "images/s", "relative to one", "memory of the service")
+    for crowd in found.crowds:
+        crowds.add_row(
+            str(crowd.clients),
+            f"{crowd.images_per_second:.2f}",
+            f"{crowd.relative:.2f}",
+            f"{crowd.resident_mib:.0f} MiB",
+        )
+    console.print(crowds, highlight=False)
+    if out is not None:
+        write_json(out, found.fields())
+        console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
