@@ -31,6 +31,8 @@ from artseg_models.simulate import simulate_field
 CROWDS = (1, 2, 4)
 _FIELDS = 4
 _ROUNDS = 3
+#: images of each client in the largest crowd, in each round; as many in all for every crowd
+_IMAGES_EACH = 3
 #: threads of the process that just predicted wait for more at full speed for a while
 _REST_SECONDS = 0.1
 
@@ -133,7 +135,7 @@ def benchmark_service(
     device : {"auto", "cuda", "mps", "cpu"}
         Where both sides run.
     images : int
-        How many times each side of the detour is timed, and how many images each crowd asks for, in each round.
+        How many times each side of the detour is timed.
     shape : tuple of int
         (y, x) in pixels.
     clients : sequence of int
@@ -168,7 +170,7 @@ def benchmark_service(
         with _clients(max(clients), arguments, environment) as asked, _no_service_left(state):
             first = asked[0](1)[0]
             detour = _detour(read, device, fields, asked[0], images)
-            crowds = _crowds(state, asked, clients, images)
+            crowds = _crowds(state, asked, clients, max(clients) * _IMAGES_EACH)
     inside, outside = [pair[0] for pair in detour], [pair[1] for pair in detour]
     return ServiceBenchmark(
         model=read.id,

@@ -23,7 +23,7 @@ def benchmark() -> None:
 def benchmark_service(
     model: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
-    images: Annotated[int, typer.Option(min=4, help="Images for each median, and for each crowd of clients.")] = 20,
+    images: Annotated[int, typer.Option(min=4, help="Images for each median of the detour.")] = 20,
     side: Annotated[int, typer.Option(min=64, help="Height and width of the simulated fields, in pixels.")] = 1080,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
 ) -> None:
