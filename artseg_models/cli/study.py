@@ -33,8 +33,8 @@ def study(
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where trainings run, one on each at a time; can be repeated: cuda:0, cuda:1, cpu, mps. Default: all "
-            " CUDA device, else the processor."
+            help="Where trainings run, one on each at a time; can be repeated: cuda:0, cuda:1, cpu, mps. Default: "
+            "every CUDA device, or the processor."
         ),
     ] = None,
     finish: Annotated[
@@ -56,13 +56,16 @@ def study(
     from artseg_models.study.configuration import read_study, shipped
 
     if list_studies:
+        known = shipped()
         table = Table(title="Studies that come with ArtSeg", title_justify="left")
         table.add_column("name")
         table.add_column("what")
-        table.add_column("file", overflow="fold")
-        for name, path in shipped().items():
-            table.add_row(name, read_study(name)[0].name, str(path))
+        for name in known:
+            table.add_row(name, read_study(name)[0].name)
         console.print(table)
+        console.print(
+            f"Their files, to copy from: {next(iter(known.values())).parent}", highlight=False, soft_wrap=True
+        )
         return
     if source is None or out is None:
         raise typer.BadParameter("a study needs its file (or a name of --list) and --out")

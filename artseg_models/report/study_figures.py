@@ -192,7 +192,7 @@ def _examples(results: Results, dataset: str) -> Drawn:
                     passes=bool(maps.gate_open[at]),
                     cutoff=score["cutoff"],
                     size=score["smallest_object_px"],
-                    binning=facts["binning"],
+                    area_of_pixel=facts["area_of_pixel"],
                 )
                 outline(axes, mask > 0, color=_ON_IMAGES[method], width=1.3)
     caption = (
@@ -224,14 +224,18 @@ def _sizes(results: Results, dataset: str) -> Drawn:
     name, title = f"supp_figure_2_sizes_{dataset}", f"{_title(results, dataset)}: sizes of artifacts"
     facts = results.facts(dataset)
     items = _spoilt(results, dataset)
-    scale = facts["binning"] ** 2
+    scale = facts["area_of_pixel"]
     artifacts = [float(area * scale) for item in items for area in np.bincount(_objects(item).ravel())[1:] if area]
     if not artifacts:
         return Drawn(name, title, "No artifact image has a mask.", None)
     nuclei: list[float] = []
     if facts["nuclei"]:
         for path in find_images(Path(facts["nuclei"])):
-            nuclei += [float(area) for area in np.bincount(read_mask_image(path).ravel().astype(np.int64))[1:] if area]
+            nuclei += [
+                float(area * facts["area_of_stored_pixel"])
+                for area in np.bincount(read_mask_image(path).ravel().astype(np.int64))[1:]
+                if area
+            ]
     size = facts["pixel_size_um"]
     unit = (size / 1000) ** 2 if size else 1.0
     shape = read_image(items[0].path).pixels.shape

@@ -6,6 +6,7 @@ number of methods is best. Both are chosen before a test image is scored, and ke
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ class Tried:
         return float(self.cutoffs[at]), float(row[at])
 
 
-def smallest_in(size: int, binning: int) -> int:
-    """Turn pixels of the full image into pixels of the binned one, rounded up."""
-    return -(-size // binning**2)
+def smallest_in(size: int, area_of_pixel: float) -> int:
+    """Turn pixels of the full image into such that each cover `area_of_pixel` of them, rounded up."""
+    return math.ceil(size / area_of_pixel)
 
 
 def try_all(
@@ -56,7 +57,7 @@ def try_all(
     masks: Sequence[NDArray[np.bool_]],
     gate_open: NDArray[np.bool_],
     *,
-    binning: int,
+    area_of_pixel: float,
     valid: NDArray[np.bool_] | None = None,
     cutoff: float | None = None,
 ) -> Tried:
@@ -68,8 +69,8 @@ def try_all(
         (y, x) for each image: 0..1, and True = artifact.
     gate_open : bool array, (images,)
         Images of which the classifier said artifact; the others have no objects.
-    binning : int
-        Pixels of the full image along y and x in one of these.
+    area_of_pixel : float
+        Pixels of the full image in one of these.
     valid : bool array, (y, x), optional
         The scored area.
     cutoff : float, optional
@@ -95,7 +96,7 @@ def try_all(
             scored = np.bincount(objects[area], minlength=sizes.size + 1)[1:]
             right = np.bincount(objects[mask & area], minlength=sizes.size + 1)[1:]
             for row, size in enumerate(SIZES):
-                kept = sizes >= smallest_in(size, binning)
+                kept = sizes >= smallest_in(size, area_of_pixel)
                 found[row, at] += right[kept].sum()
                 called[row, at] += scored[kept].sum()
     union = called + positives - found

@@ -50,8 +50,21 @@ class Simulated(_Part):
     fields: int = Field(default=240, ge=12, description="How many fields of view.")
     side: int = Field(default=256, ge=64, description="Width and height in pixels; family training alone.")
     scale: float = Field(default=0.25, gt=0, le=1, description="Size against the paper's; not for family training.")
-    artifact_fraction: float = Field(default=0.5, gt=0, lt=1, description="Share with artifacts; training alone.")
+    artifact_fraction: float | None = Field(
+        default=0.5, gt=0, lt=1, description="Share of fields with artifacts; null: as in the paper, families alone."
+    )
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _share_is_known(self) -> Self:
+        if self.family == "training" and self.artifact_fraction is None:
+            raise ValueError("artifact_fraction: the family training has no share of its own, give a number")
+        return self
+
+    @property
+    def of_full_size(self) -> float:
+        """Side of the simulated images against the paper's."""
+        return 1.0 if self.family == "training" else self.scale
 
 
 class Dataset(_Part):
@@ -69,6 +82,11 @@ class Dataset(_Part):
     nuclei: str | None = Field(default=None, description="Folder of label maps of nuclei, for Supp. Figure 2.")
     tiles: int | None = Field(
         default=None, ge=32, description="Cut images into tiles of this side; clean where the mask is empty."
+    )
+    tile_offset: Literal["none", "random"] = Field(
+        default="none",
+        description="random: the grid of tiles is shifted by chance in each image, so that artifacts which always lie "
+        "at the same place do not always lie at the same place of a tile.",
     )
     longest_side: int | None = Field(
         default=None, ge=32, description="Bin images by whole numbers until their longer side is at most this."

@@ -30,7 +30,7 @@ from artseg_models.labels import (
 from artseg_models.progress import track
 from artseg_models.simulate import simulate_training_set
 from artseg_models.study import paper
-from artseg_models.study.configuration import Dataset, Pairs
+from artseg_models.study.configuration import Dataset, Pairs, Simulated
 from artseg_models.training.fields import binned
 
 logger = logging.getLogger(__name__)
@@ -48,17 +48,21 @@ class Prepared:
     folder : Path
         ``labels.csv``, ``images/``, ``masks/`` and, with one, ``ignore.png``.
     binning : int
-        Pixels of the full image along y and x in one of these.
+        Pixels of the stored images along y and x in one of these.
+    area_of_pixel : float
+        Pixels of the full image in one of these. The full image is the stored one; of a simulated family it is that of
+        the paper's microscope, which the stored one may be smaller than.
     pixel_size_um : float or None
         Side of a pixel of the full image.
     ignore : ndarray or None
         (y, x) bool at this size: pixels that are not scored.
     nuclei : Path or None
-        Folder of label maps of nuclei, at the size of the full image.
+        Folder of label maps of nuclei, at the size of the stored images.
     """
 
     folder: Path
     binning: int
+    area_of_pixel: float
     pixel_size_um: float | None
     ignore: NDArray[np.bool_] | None
     nuclei: Path | None
@@ -107,6 +111,7 @@ def prepare(name: str, dataset: Dataset, folder: Path, *, data: Path) -> Prepare
     return Prepared(
         folder=folder,
         binning=int(there["binning"]),
+        area_of_pixel=float(there["area_of_pixel"]),
         pixel_size_um=there["pixel_size_um"],
         ignore=ignore,
         nuclei=Path(there["nuclei"]) if there["nuclei"] else None,
@@ -135,11 +140,14 @@ def _prepare(name: str, dataset: Dataset, folder: Path, data: Path) -> dict[str,
     if lacking and not dataset.transfer_from:
         raise ArtSegError(
             f"{name}: expected clean and artifact images in every split, but {', '.join(lacking)} lacks one: {counts}. "
-            "Take more images, or give splits in the labels."
+            "Take more images or give splits in the labels; where no image is clean, twins makes clean ones."
         )
+    scale = 1.0 if dataset.simulate is None else dataset.simulate.of_full_size
     return {
         "binning": binning,
-        "pixel_size_um": first.pixel_size_um,
+        "area_of_pixel": (binning / scale) ** 2,
+        "area_of_stored_pixel": scale**-2,
+        "pixel_size_um": first.pixel_size_um * scale if first.pixel_size_um else None,
         "counts": counts,
         "groups": len({item.group for item in made}),
         "nuclei": str(nuclei) if nuclei else None,
@@ -154,16 +162,9 @@ def _source(name: str, dataset: Dataset, folder: Path, data: Path) -> tuple[Labe
         digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:8]
         made = folder.parent / f"simulated-{wanted.family}-{digest}"
         if not (made / "labels.csv").exists():
-            if wanted.family != "training":
-                raise ArtSegError(f"{name}: this version does not simulate the family {wanted.family} in a study yet.")
-            simulate_training_set(
-                made,
-                fields=wanted.fields,
-                shape=(wanted.side, wanted.side),
-                seed=wanted.seed,
-                artifact_fraction=wanted.artifact_fraction,
-            )
-        return read_labels(made / "labels.csv"), nuclei
+            _simulate(wanted, made)
+        own = made / "nuclei"
+        return read_labels(made / "labels.csv"), own if own.is_dir() else nuclei
     if dataset.pairs is not None:
         return _paired(name, dataset.pairs, data), nuclei
     source = data / str(dataset.labels)
@@ -173,6 +174,19 @@ def _source(name: str, dataset: Dataset, folder: Path, data: Path) -> tuple[Labe
             "by --data, without it from the folder of the STUDY.yaml."
         )
     return read_labels(source, mask_polarity=dataset.mask_polarity), nuclei
+
+
+def _simulate(wanted: Simulated, folder: Path) -> None:
+    if wanted.family == "training":
+        simulate_training_set(
+            folder,
+            fields=wanted.fields,
+            shape=(wanted.side, wanted.side),
+            seed=wanted.seed,
+            artifact_fraction=wanted.artifact_fraction or 0.5,
+        )
+        return
+    raise ArtSegError(f"This version does not simulate the family {wanted.family} in a study yet.")
 
 
 def _paired(name: str, pairs: Pairs, data: Path) -> LabelSet:
@@ -233,7 +247,8 @@ def _made(item: LabelledImage, dataset: Dataset, folder: Path, binning: int, num
     masked = item.label == "artifact" and item.mask is not None
     mask = read_mask(item, shape=size) if masked else np.zeros(size, np.bool_)
     made: list[LabelledImage] = []
-    for suffix, window in _windows(size, dataset.tiles):
+    random = np.random.default_rng((_SPLIT_SEED, number)) if dataset.tile_offset == "random" else None
+    for suffix, window in _windows(size, dataset.tiles, random):
         part, part_mask = image.pixels[window], mask[window]
         label = item.label
         if dataset.tiles is not None or dataset.pairs is not None:
@@ -250,16 +265,19 @@ def _made(item: LabelledImage, dataset: Dataset, folder: Path, binning: int, num
     return made
 
 
-def _windows(size: tuple[int, int], tiles: int | None) -> list[tuple[str, tuple[slice, slice]]]:
-    """Cut a size into whole tiles, the rest at bottom and right left out; or take all of it."""
+def _windows(
+    size: tuple[int, int], tiles: int | None, random: np.random.Generator | None
+) -> list[tuple[str, tuple[slice, slice]]]:
+    """Cut a size into whole tiles, the rest at bottom and right left out (with chance: around); or take all of it."""
     if tiles is None:
         return [("", (slice(None), slice(None)))]
     if min(size) < tiles:
         raise ArtSegError(f"Expected images of at least {tiles} pixels on each side to cut tiles from, got {size}.")
+    top, left = (0, 0) if random is None else (int(random.integers(length % tiles + 1)) for length in size)
     return [
         (f"_y{y}_x{x}", (slice(y, y + tiles), slice(x, x + tiles)))
-        for y in range(0, size[0] - tiles + 1, tiles)
-        for x in range(0, size[1] - tiles + 1, tiles)
+        for y in range(top, size[0] - tiles + 1, tiles)
+        for x in range(left, size[1] - tiles + 1, tiles)
     ]
 
 

@@ -281,7 +281,7 @@ def _choose_and_score(
         dataset = prepared[cell.dataset]
         found = with_masks(read_maps(cell.folder, dataset.folder / "labels.csv", "test"))
         content, rows, curve = score_test(
-            found, cutoff=choice.cutoff, size=choice.size, binning=dataset.binning, ignore=dataset.ignore
+            found, cutoff=choice.cutoff, size=choice.size, area_of_pixel=dataset.area_of_pixel, ignore=dataset.ignore
         )
         _write_rows(cell.folder / "test_images.csv", rows)
         write_text(cell.folder / "precision_recall.csv", curve_table(curve))
@@ -323,7 +323,7 @@ def _chosen(
             found.maps,
             true_masks(found.items, found.maps),
             found.gate_open,
-            binning=prepared.binning,
+            area_of_pixel=prepared.area_of_pixel,
             valid=None if prepared.ignore is None else ~prepared.ignore,
             cutoff=paper.PUBLISHED_CUTOFFS[cell.method] if study.cutoffs_from == "published" else None,
         )

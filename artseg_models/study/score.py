@@ -37,15 +37,17 @@ def with_masks(found: Maps) -> Maps:
     )
 
 
-def predicted_mask(map_: NDArray[Any], *, passes: bool, cutoff: float, size: int, binning: int) -> NDArray[np.int32]:
+def predicted_mask(
+    map_: NDArray[Any], *, passes: bool, cutoff: float, size: int, area_of_pixel: float
+) -> NDArray[np.int32]:
     """Objects (y, x) of a map after gate, cutoff and smallest object."""
     if not passes:
         return np.zeros(map_.shape, np.int32)
-    return artifact_objects(map_, cutoff=cutoff, smallest_artifact_px=smallest_in(size, binning))
+    return artifact_objects(map_, cutoff=cutoff, smallest_artifact_px=smallest_in(size, area_of_pixel))
 
 
 def score_test(
-    found: Maps, *, cutoff: float, size: int, binning: int, ignore: Mask | None = None
+    found: Maps, *, cutoff: float, size: int, area_of_pixel: float, ignore: Mask | None = None
 ) -> tuple[dict[str, Any], list[dict[str, object]], Curve]:
     """Score a cell on the test split.
 
@@ -57,8 +59,8 @@ def score_test(
         Of the map.
     size : int
         Smallest object, pixels of the full image.
-    binning : int
-        Pixels of the full image along y and x in one of the map.
+    area_of_pixel : float
+        Pixels of the full image in one of the map.
     ignore : bool array, (y, x), optional
         Pixels that are not scored.
 
@@ -76,7 +78,7 @@ def score_test(
     masks = true_masks(found.items, found.maps)
     gated = found.image_probability is not None
     for at, (item, map_, mask) in enumerate(zip(found.items, found.maps, masks, strict=True)):
-        objects = predicted_mask(map_, passes=bool(gate[at]), cutoff=cutoff, size=size, binning=binning)
+        objects = predicted_mask(map_, passes=bool(gate[at]), cutoff=cutoff, size=size, area_of_pixel=area_of_pixel)
         field = score_field(mask, objects, map_, gate_open=bool(gate[at]), valid=valid)
         fields.append(field)
         survives = bool((objects if valid is None else objects[valid]).any())
@@ -102,7 +104,8 @@ def score_test(
             pool(
                 count_agreement(
                     mask,
-                    predicted_mask(map_, passes=bool(passes), cutoff=cutoff, size=other, binning=binning) > 0,
+                    predicted_mask(map_, passes=bool(passes), cutoff=cutoff, size=other, area_of_pixel=area_of_pixel)
+                    > 0,
                     valid=valid,
                 )
                 for map_, mask, passes in zip(found.maps, masks, gate, strict=True)

@@ -33,10 +33,10 @@ def test_every_size_and_cutoff_is_scored_as_the_test_is(images: tuple[list[np.nd
     valid = np.ones((80, 80), bool)
     valid[:, 62:] = False
     gate = np.array([True, False])
-    found = try_all(maps, masks, gate, binning=2, valid=valid)
+    found = try_all(maps, masks, gate, area_of_pixel=4, valid=valid)
     for at, cutoff in enumerate(found.cutoffs):
         for row, size in enumerate(SIZES):
-            kept = artifact_objects(maps[0], cutoff=float(cutoff), smallest_artifact_px=smallest_in(size, 2)) > 0
+            kept = artifact_objects(maps[0], cutoff=float(cutoff), smallest_artifact_px=smallest_in(size, 4)) > 0
             counts = [
                 count_agreement(masks[0], kept, valid=valid),
                 count_agreement(masks[1], np.zeros_like(masks[1]), valid=valid),
@@ -46,21 +46,21 @@ def test_every_size_and_cutoff_is_scored_as_the_test_is(images: tuple[list[np.nd
 
 def test_the_best_cutoff_of_a_size(images: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
     maps, masks = images
-    found = try_all(maps, masks, np.array([True, False]), binning=1)
+    found = try_all(maps, masks, np.array([True, False]), area_of_pixel=1)
     cutoff, iou = found.best(0)
     assert 0.1 < cutoff <= np.float16(0.6)
     assert iou == pytest.approx(900 / 964)
     assert found.best(100)[1] == pytest.approx(1.0)
     assert found.best(1000)[1] == pytest.approx(900 / 6400)  # only the whole image is larger
-    open_gate = try_all(maps, masks, np.array([True, True]), binning=1)
+    open_gate = try_all(maps, masks, np.array([True, True]), area_of_pixel=1)
     assert open_gate.best(100)[1] == pytest.approx(900 / 3400)
-    given = try_all(maps, masks, np.array([True, False]), binning=1, cutoff=0.7)
+    given = try_all(maps, masks, np.array([True, False]), area_of_pixel=1, cutoff=0.7)
     assert given.best(0)[0] == 0.7
     assert given.best(0)[1] == 0
 
 
 def test_smallest_object_is_an_area_of_the_full_image() -> None:
-    assert [smallest_in(size, 8) for size in (0, 20, 64, 65, 1000)] == [0, 1, 1, 2, 16]
+    assert [smallest_in(size, 64) for size in (0, 20, 64, 65, 1000)] == [0, 1, 1, 2, 16]
 
 
 def test_the_size_that_most_methods_want_wins() -> None:

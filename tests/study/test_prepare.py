@@ -29,7 +29,7 @@ def test_images_are_binned_by_whole_numbers(squares: Path, tmp_path: Path) -> No
         tmp_path / "a",
         data=squares,
     )
-    assert (made.binning, made.pixel_size_um) == (2, 0.5)
+    assert (made.binning, made.area_of_pixel, made.pixel_size_um) == (2, 4, 0.5)
     item = next(one for one in made.labels.images if one.label == "artifact")
     image = read_image(item.path)
     assert image.pixels.shape == (32, 32)
@@ -71,6 +71,25 @@ def test_tiles_are_labelled_by_their_mask(tmp_path: Path) -> None:
     tile = next(item for item in items if item.path.stem == "00003_smear3_y32_x0")
     original = read_image(tmp_path / "images" / "smear3.png").pixels
     np.testing.assert_array_equal(read_image(tile.path).pixels, original[32:64, :32])
+
+
+def test_a_grid_shifted_by_chance_keeps_whole_tiles(tmp_path: Path) -> None:
+    for number in range(12):
+        mask = np.zeros((90, 70), bool)
+        mask[30:40, 30:40] = True  # at the corner of four tiles of a fixed grid
+        pixels = np.random.default_rng(number).integers(0, 255, (90, 70)).astype(np.uint8)
+        write_image(tmp_path / "images" / f"a{number}.png", pixels)
+        write_image(tmp_path / "masks" / f"a{number}.png", mask)
+    fields = {"pairs": {"images": "images", "masks": "masks"}, "tiles": 32, "tile_offset": "random"}
+    made = prepare("a", dataset(**fields), tmp_path / "a", data=tmp_path)
+    assert len(made.labels.images) == 48
+    corners = {item.path.stem.split("_", 2)[2] for item in made.labels.images}
+    assert len(corners) > 12
+    for item in made.labels.images:
+        name, y, x = item.path.stem.split("_")[1:]
+        top, left = int(y[1:]), int(x[1:])
+        original = read_image(tmp_path / "images" / f"{name}.png").pixels
+        np.testing.assert_array_equal(read_image(item.path).pixels, original[top : top + 32, left : left + 32])
 
 
 def test_masks_of_a_prefix_serve_a_whole_stack(tmp_path: Path) -> None:
