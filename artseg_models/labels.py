@@ -20,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import draw
 
+from artseg_models.agreement import Agreement, Person, agreements, conflicts, people
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
 from artseg_models.images import check_pixels, find_images, read_image, read_mask_image
+from artseg_models.near_duplicates import near_duplicate_groups, perceptual_hash
 from artseg_models.progress import track
+from artseg_models.provenance import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +140,10 @@ class LabelReport:
         How many groups there are.
     unreadable, missing, duplicates, crossing_groups
         Messages for unreadable images, missing files; images with the same pixels; groups in several splits.
+    near_duplicates : list of tuple of str
+        Images that show nearly the same and are not in one group, or not in one split.
+    people, agreements, conflicts
+        Who labelled how much and how fast, how far they agree, and where not: from the history beside the table.
     polarity : str
         How the masks are read, and why.
     errors, warnings : list of str
@@ -154,6 +161,10 @@ class LabelReport:
     unreadable: list[str] = field(default_factory=list[str])
     missing: list[str] = field(default_factory=list[str])
     duplicates: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    near_duplicates: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
+    people: list[Person] = field(default_factory=list[Person])
+    agreements: list[Agreement] = field(default_factory=list[Agreement])
+    conflicts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     crossing_groups: dict[str, tuple[Split, ...]] = field(default_factory=dict[str, tuple[Split, ...]])
     polarity: str = ""
     errors: list[str] = field(default_factory=list[str])
@@ -388,10 +399,13 @@ def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> Label
     report.warnings += found.warnings
     report.counts = dict(Counter((image.split, image.label) for image in found.images))
     same: dict[str, list[LabelledImage]] = defaultdict(list)
+    hashes: list[tuple[LabelledImage, NDArray[np.bool_]]] = []
     for image in track(found.images, "Reading images and masks", len(found.images)):
-        _check_image(image, report, same)
+        _check_image(image, report, same, hashes)
     report.errors += report.unreadable
     _check_duplicates(same, report)
+    _check_near_duplicates(hashes, {name for names in report.duplicates for name in names}, report)
+    _check_people(source, report)
     _check_groups(found.images, report)
     _check_balance(found.images, report)
     return report
@@ -764,7 +778,12 @@ def _outline(one: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.fl
 # ---- checks ----
 
 
-def _check_image(image: LabelledImage, report: LabelReport, same: dict[str, list[LabelledImage]]) -> None:
+def _check_image(
+    image: LabelledImage,
+    report: LabelReport,
+    same: dict[str, list[LabelledImage]],
+    hashes: list[tuple[LabelledImage, NDArray[np.bool_]]],
+) -> None:
     try:
         opened = read_image(image.path)
         check_pixels(opened.pixels, source=str(image.path))
@@ -778,6 +797,7 @@ def _check_image(image: LabelledImage, report: LabelReport, same: dict[str, list
     digest = hashlib.sha256(f"{opened.pixels.dtype.name} {opened.pixels.shape}".encode())
     digest.update(opened.pixels.tobytes())
     same[digest.hexdigest()].append(image)
+    hashes.append((image, perceptual_hash(opened.pixels)))
     if image.mask is None:
         return
     report.masks += 1
@@ -810,6 +830,47 @@ def _check_duplicates(same: Mapping[str, Sequence[LabelledImage]], report: Label
             report.warnings.append(f"the same image occurs {len(images)} times; give it one group: {listed}.")
         else:
             report.warnings.append(f"the same image occurs {len(images)} times: {listed}.")
+
+
+def _check_near_duplicates(
+    hashes: Sequence[tuple[LabelledImage, NDArray[np.bool_]]], identical: set[str], report: LabelReport
+) -> None:
+    """Find copies that were saved again or slightly changed; identical ones are told already."""
+    if len(hashes) < 2:
+        return
+    for members in near_duplicate_groups(np.stack([one for _, one in hashes])):
+        images = [hashes[at][0] for at in members]
+        names = tuple(str(image.path) for image in images)
+        splits = {image.split for image in images}
+        if len({image.group for image in images}) == 1 or set(names) <= identical:
+            continue
+        report.near_duplicates.append(names)
+        listed = " and ".join(names[:_NAMED_AT_MOST])
+        listed += f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+        if len(splits) == 1:
+            if None in splits:
+                report.warnings.append(f"nearly the same image, in groups of their own: {listed}. Give them one group.")
+            continue
+        report.warnings.append(
+            f"the same image, saved again or slightly changed, seems to be in several splits: {listed}. Look at them; "
+            "if they show the same field, give them one group and one split: what is tested on must not be learned."
+        )
+
+
+def _check_people(source: Path, report: LabelReport) -> None:
+    table = source / "labels.csv" if source.is_dir() else source
+    history = read_history(table)
+    report.people = people(history)
+    report.agreements = agreements(history)
+    report.conflicts = conflicts(history)
+    for image, said in list(report.conflicts.items())[:_NAMED_AT_MOST]:
+        who_says = ", ".join(f"{who or 'somebody'} says {label}" for who, label in said.items())
+        report.warnings.append(f"people disagree on {image}: {who_says}.")
+    if len(report.conflicts) > _NAMED_AT_MOST:
+        report.warnings.append(
+            f"people disagree on {len(report.conflicts) - _NAMED_AT_MOST} more images; artseg label shows them all "
+            "(Show: people disagree)."
+        )
 
 
 def _check_groups(images: Sequence[LabelledImage], report: LabelReport) -> None:

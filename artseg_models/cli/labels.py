@@ -33,7 +33,9 @@ def labels_check(
     """Look through labels, images and masks, and say what to mend before training.
 
     Counts images by class and split, and finds unreadable or missing files, images that occur twice, and groups that
-    lie in more than one split. Ends with exit code 1 when something must be mended.
+    lie in more than one split; also copies that were saved again or slightly changed, where they lie in several splits.
+    Where people labelled with `artseg label`, tells how fast, and how far they agree (Cohen's kappa: 1 is always, 0 as
+    by chance). Ends with exit code 1 when something must be mended.
     """
     from artseg_models.labels import check_labels
 
@@ -71,10 +73,37 @@ def _show_labels(report: LabelReport) -> None:
     facts.add_row("Groups", str(report.groups))
     facts.add_row("Masks", f"{report.masks}. {report.polarity}".strip())
     facts.add_row("Twice", f"{len(report.duplicates)} images occur more than once")
+    facts.add_row("Nearly", f"{len(report.near_duplicates)} sets of near-duplicates are not in one group")
+    if report.unsure:
+        facts.add_row("Unsure", f"{report.unsure} images, left out of training")
     console.print(facts, highlight=False)
+    if report.people:
+        _show_people(report)
     for colour, kind, messages in (("yellow", "Warning", report.warnings), ("red", "Error", report.errors)):
         for message in messages:
             console.print(f"[bold {colour}]{kind}:[/] {escape(message)}", highlight=False)
     console.print(
         f"{len(report.errors)} errors, {len(report.warnings)} warnings.", style="red" if report.errors else "green"
     )
+
+
+def _show_people(report: LabelReport) -> None:
+    labellers = Table()
+    for name in ("labelled by", "images", "clean", "artifact", "unsure", "seconds an image"):
+        labellers.add_column(name, justify="left" if name == "labelled by" else "right")
+    for person in report.people:
+        labellers.add_row(
+            escape(person.name) or "no name",
+            str(person.images),
+            *(str(person.labels[label]) for label in ("clean", "artifact", "unsure")),
+            "-" if person.seconds is None else f"{person.seconds:.1f}",
+        )
+    console.print(labellers)
+    for both in report.agreements:
+        first, second = (escape(name) or "no name" for name in both.names)
+        kappa = "not defined, all have one label" if both.kappa is None else f"{both.kappa:.2f}"
+        console.print(
+            f"{first} and {second} labelled {both.images} images both, {both.same} of them alike; "
+            f"Cohen's kappa {kappa}.",
+            highlight=False,
+        )

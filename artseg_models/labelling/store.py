@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from artseg_models.agreement import PAUSE_SECONDS
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
 from artseg_models.images import IMAGE_SUFFIXES, natural_order
@@ -30,8 +31,6 @@ VERDICTS = (*LABELS, UNSURE)
 
 _PACE_OF = 30
 """So many of the latest decisions tell the pace."""
-_PAUSE_SECONDS = 120.0
-"""Whoever looked longer than this at one image was away."""
 _CLAIM_SECONDS = 90.0
 
 
@@ -181,7 +180,7 @@ class Store:
             seconds = [
                 one.seconds
                 for one in self._latest
-                if one.who == who and one.seconds is not None and one.seconds < _PAUSE_SECONDS
+                if one.who == who and one.seconds is not None and one.seconds < PAUSE_SECONDS
             ]
         return statistics.median(seconds[-_PACE_OF:]) if len(seconds) > 2 else None
 
