@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sklearn.metrics import cohen_kappa_score
-
 from artseg_models.provenance import TABLE, Decision, votes_of
 
 PAUSE_SECONDS = 120.0
@@ -137,6 +135,8 @@ def conflicts(decisions: Sequence[Decision]) -> dict[str, dict[str, str]]:
 
 
 def _kappa(one: Sequence[str], other: Sequence[str]) -> float | None:
+    from sklearn.metrics import cohen_kappa_score  # takes a second to load; a page that labels must not wait for it
+
     with warnings.catch_warnings():  # what is not defined is told by None
         warnings.simplefilter("ignore")
         kappa = float(cohen_kappa_score(one, other))

@@ -735,6 +735,20 @@ def _annotations(path: Path, changed: int) -> dict[str, list[dict[str, Any]]]:
     return shapes
 
 
+def annotated_names(path: Path) -> set[str]:
+    """Names of the images that have an entry in the JSON of the VGG Image Annotator.
+
+    Raises
+    ------
+    ArtSegError
+        The file cannot be read as such.
+    """
+    try:
+        return set(_annotations(path, path.stat().st_mtime_ns))
+    except OSError as error:
+        raise ArtSegError(f"Could not open the annotations {path}: {error.strerror or error}.") from error
+
+
 def _draw(path: Path, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         changed = path.stat().st_mtime_ns

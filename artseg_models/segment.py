@@ -140,7 +140,7 @@ def segment_images(
     ArtSegError
         The table cannot be written, or two images would write the same file.
     """
-    stems = _unique_stems(images)
+    stems = unique_stems(images)
     rows: list[dict[str, object]] = []
     failed: list[tuple[Path, str]] = []
     for path, stem in track(zip(images, stems, strict=True), "Segmenting", len(images)):
@@ -186,7 +186,7 @@ def segment_images(
     return Segmented(table=out / "segmentation.csv", done=len(images) - len(failed), failed=tuple(failed))
 
 
-def _unique_stems(images: Sequence[Path]) -> list[str]:
+def unique_stems(images: Sequence[Path]) -> list[str]:
     """Name the outputs after the images; after folder and image where names occur twice."""
     stems = [path.stem for path in images]
     if len(set(stems)) < len(stems):

@@ -25,6 +25,13 @@ def label(
         Literal["random", "name"],
         typer.Option(help="random: so that neighbours on the plate do not sway you. name: as the files are called."),
     ] = "random",
+    results: Annotated[
+        Path | None, typer.Option(file_okay=False, help="What `artseg segment` wrote for these images, to look at.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="For trainings started on the page, as of `artseg train`."),
+    ] = None,
     plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the page's address, open nothing.")] = False,
@@ -35,12 +42,20 @@ def label(
     the next image shows: close the page at any time, the same command goes on where you were. Who decided, when and how
     fast is kept beside it in labels.history.jsonl. Images labelled unsure are not trained on.
 
+    Given a folder that `artseg segment` wrote, or with --results, the page also shows probability maps and masks: move
+    the cutoff, accept, reject or mend masks with brush and polygon, and export them. Its tab Model trains on the
+    labels, lets the model look at all images, exports it and installs it into CellProfiler.
+
     The page runs on this computer alone and needs no internet. `artseg labels check` looks through the result.
     """
+    from artseg_models.labelling.results import read_results
     from artseg_models.labelling.server import serve
     from artseg_models.labelling.store import Store
 
     table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"
+    if results is None and (images[0] / "segmentation.csv").is_file():
+        results = images[0]
+        images = [one.image for one in read_results(results)]
     store = Store(images, table, order=order)
 
     def announce(address: str) -> None:
@@ -53,6 +68,8 @@ def label(
         kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
         who=name or _login_name(),
         plane=plane,
+        results=results,
+        settings=settings or [],
         port=port,
         browser=not no_browser,
         announce=announce,

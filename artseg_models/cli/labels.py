@@ -45,6 +45,39 @@ def labels_check(
         raise ArtSegError(f"{source} cannot be trained from: mend the {len(report.errors)} errors listed above.")
 
 
+@labels_app.command("import")
+def labels_import(
+    images: Annotated[list[Path], typer.Argument(help="Folders of images and image files, as for `artseg label`.")],
+    masks: Annotated[
+        Path,
+        typer.Option(
+            "--masks",
+            help="The JSON of the VGG Image Annotator; or a folder with NAME.geojson (QuPath), NAME_mask.png or "
+            "NAME.png for the image NAME.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The table; without this labels.csv in the first folder.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Whose masks they are.")] = "",
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+) -> None:
+    """Take over masks that were drawn elsewhere, into the table that `artseg label` keeps.
+
+    Where something is drawn the image is labelled artifact and gets the mask; where nothing is drawn it is clean. The
+    page of `artseg label` exports the same formats.
+    """
+    from artseg_models.labelling.importing import import_masks
+    from artseg_models.labelling.store import Store
+
+    table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"
+    labels = import_masks(Store(images, table), masks, who=name, plane=plane)
+    counts = {label: list(labels.values()).count(label) for label in ("artifact", "clean")}
+    console.print(
+        f"{counts['artifact']} masks and {counts['clean']} clean images taken over into {table}", highlight=False
+    )
+
+
 def _show_labels(report: LabelReport) -> None:
     from artseg_models.labels import SPLITS
 

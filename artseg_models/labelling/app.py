@@ -13,14 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.labelling.model import ModelPanel
 from artseg_models.labelling.previews import THUMBNAIL_SIDE, Previews
+from artseg_models.labelling.results import ResultsPanel
 from artseg_models.labelling.store import Record, Store
 from artseg_models.labelling.twins import Twins
 from artseg_models.service.guard import bears_token, same_secret
 
 logger = logging.getLogger(__name__)
 
-_FILES = {"label.css": "text/css", "label.js": "text/javascript"}
+_FILES = {
+    "label.css": "text/css",
+    "label.js": "text/javascript",
+    "model.js": "text/javascript",
+    "results.js": "text/javascript",
+}
 _LARGEST_SIDE = 20_000
 
 
@@ -105,14 +112,14 @@ class LabellingPage:
     def project(self) -> dict[str, Any]:
         """Tell what is labelled here and where the labels are."""
         return {
-            "folder": ", ".join(source.name for source in self.store.sources),
+            "folder": ", ".join(source.name for source in self.store.sources if source.is_dir()),
             "table": str(self.store.table),
             "kinds": self._kinds,
             "who": self._who,
             "artseg": __version__,
         }
 
-    def images(self, showing: Showing) -> dict[str, Any]:
+    def images(self, showing: Showing) -> Response:
         """Give the images that changed since the window last asked."""
         if showing.since >= 0:  # at the start they were looked for just now
             self.store.rescan()
@@ -135,7 +142,7 @@ class LabellingPage:
         }
         return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
 
-    def decide(self, deciding: Deciding) -> dict[str, Any]:
+    def decide(self, deciding: Deciding) -> Response:
         """Label images; the answer comes when it is on disk."""
         self.store.decide(
             deciding.images,
@@ -166,10 +173,10 @@ class LabellingPage:
         self._stop()
         return {}
 
-    def _news(self, since: int, who: str, window: str, showing: str) -> dict[str, Any]:
+    def _news(self, since: int, who: str, window: str, showing: str) -> Response:
         revision, changed = self.store.changes(since)
         taken = self.store.claim(window, showing) if window else set[str]()
-        return {
+        news = {
             "revision": revision,
             "images": [_described(record) for record in changed if record.shown or since >= 0],
             "taken": sorted(taken),
@@ -177,11 +184,14 @@ class LabellingPage:
             "problem": self.store.problem,
             "twins": {"done": self._twins.done, "total": self._twins.total},
         }
+        # not by way of FastAPI, which would look through ten thousand images once more
+        return JSONResponse(news)
 
 
 def _described(record: Record) -> dict[str, Any]:
     """One image for the page; what is empty is left out, for there may be ten thousand."""
     label, kind = record.verdict()
+    group = record.group_name()
     described: dict[str, Any] = {
         "name": record.name,
         "rank": record.rank,
@@ -190,14 +200,16 @@ def _described(record: Record) -> dict[str, Any]:
         "kind": kind,
         "conflict": record.conflict(),
         "votes": {who: vote.value for who, vote in record.votes.items()},
-        "group": record.group_name() if record.group_name() != record.name else "",
+        "group": group if group != record.name else "",
         "split": record.split or record.table.get("split", ""),
         "error": record.error,
+        "sure": record.guess[0] if record.guess else None,
+        "guess": record.guess[1] if record.guess else "",
     }
-    return {name: value for name, value in described.items() if value or name in ("name", "rank")}
+    return {name: value for name, value in described.items() if value or (value == 0 and name in ("rank", "sure"))}
 
 
-def create_app(page: LabellingPage, *, token: str, port: int) -> FastAPI:
+def create_app(page: LabellingPage, *, model: ModelPanel, results: ResultsPanel, token: str, port: int) -> FastAPI:
     """Serve a page to whoever bears the token.
 
     The address that opens the page carries the token once; from then on it is a cookie that scripts cannot read.
@@ -206,6 +218,10 @@ def create_app(page: LabellingPage, *, token: str, port: int) -> FastAPI:
     ----------
     page : LabellingPage
         What is served.
+    model : ModelPanel
+        The part of the page that trains.
+    results : ResultsPanel
+        The part of the page that shows masks.
     token : str
         The secret.
     port : int
@@ -265,6 +281,8 @@ def create_app(page: LabellingPage, *, token: str, port: int) -> FastAPI:
         return page.preview(image, side=THUMBNAIL_SIDE)
 
     app.include_router(page.router)
+    app.include_router(model.router)
+    app.include_router(results.router)
     return app
 
 

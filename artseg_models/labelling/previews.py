@@ -20,7 +20,7 @@ THUMBNAIL_SIDE = 192
 _SAMPLED = 2**17
 """So many pixels tell the percentiles of an image well enough for showing it."""
 _QUALITY = 90
-_READ_BYTES = 2**27
+_READ_BYTES = 2**26
 _PICTURE_BYTES = 2**26
 _AT_ONCE = 2
 

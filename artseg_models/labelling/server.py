@@ -7,12 +7,16 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvicorn
 
 from artseg_models.errors import ArtSegError
 from artseg_models.labelling.app import LabellingPage, create_app
+from artseg_models.labelling.jobs import Jobs
+from artseg_models.labelling.model import ModelPanel
 from artseg_models.labelling.previews import Previews
+from artseg_models.labelling.results import ResultsPanel
 from artseg_models.labelling.store import Store
 from artseg_models.labelling.twins import Twins
 
@@ -27,6 +31,8 @@ def serve(
     kinds: Sequence[str] = (),
     who: str = "",
     plane: int | None = None,
+    results: Path | None = None,
+    settings: Sequence[str] = (),
     port: int = 0,
     browser: bool = True,
     announce: Callable[[str], None],
@@ -43,6 +49,10 @@ def serve(
         The person's name, until the page says another.
     plane : int, optional
         Which plane of files with several.
+    results : Path, optional
+        Output of `artseg segment` on these images, to be looked at.
+    settings : sequence of str
+        Changes of the preset of trainings that are started on the page, NAME=VALUE.
     port : int
         On the loopback address; 0 takes a free one.
     browser : bool
@@ -56,6 +66,7 @@ def serve(
         The port is taken.
     """
     twins = Twins(store, plane=plane)
+    jobs = Jobs()
 
     def stop() -> None:
         server.should_exit = True
@@ -71,7 +82,9 @@ def serve(
         listening.listen(128)
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        app = create_app(page, token=token, port=port)
+        shown = ResultsPanel(store, folder=results)
+        model = ModelPanel(store, jobs=jobs, plane=plane, settings=settings, segmented=shown.open)
+        app = create_app(page, model=model, results=shown, token=token, port=port)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -92,3 +105,4 @@ def serve(
             server.run(sockets=[listening])
         finally:
             twins.stop()
+            jobs.stop()

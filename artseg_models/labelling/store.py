@@ -27,11 +27,16 @@ from artseg_models.provenance import TABLE, Decision, History, What, history_pat
 Order = Literal["random", "name"]
 
 COLUMNS = ("image", "label", "split", "group", "mask", "kind", "annotator", "labelled_at", "seconds")
+RUNS = "artseg-runs"
+MASKS = "artseg-masks"
+"""Folders beside the table for what is trained and painted here."""
 VERDICTS = (*LABELS, UNSURE)
 
 _PACE_OF = 30
 """So many of the latest decisions tell the pace."""
 _CLAIM_SECONDS = 90.0
+_OURS = {"configuration.json", "segmentation.csv"}
+"""A folder that holds one of these is a run or the output of a segmentation: its images are not to be labelled."""
 
 
 @dataclass
@@ -60,6 +65,8 @@ class Record:
         Whether it belongs to the images to be labelled and is there.
     error : str
         Why it cannot be shown.
+    guess : (float, str) or None
+        How sure a model is, 0..1, and whether it says 'clean' or 'artifact'.
     revision : int
         The store's revision at its last change.
     """
@@ -76,6 +83,7 @@ class Record:
     table: dict[str, str] = field(default_factory=dict[str, str])
     shown: bool = False
     error: str = ""
+    guess: tuple[float, str] | None = None
     revision: int = 0
 
     def verdict(self) -> tuple[str, str]:
@@ -207,7 +215,14 @@ class Store:
     # ---- deciding ----
 
     def decide(
-        self, names: Sequence[str], *, label: str, kind: str = "", who: str = "", seconds: float | None = None
+        self,
+        names: Sequence[str],
+        *,
+        label: str,
+        kind: str = "",
+        who: str = "",
+        seconds: float | None = None,
+        mask: str | None = None,
     ) -> list[Record]:
         """Label images; when this returns, history and table have it on disk.
 
@@ -223,6 +238,8 @@ class Store:
             The person's name.
         seconds : float, optional
             How long the first of the images was looked at; nobody looked at the others alone.
+        mask : str, optional
+            The pixel mask that goes with the label, relative to the table; empty takes an earlier one away.
 
         Returns
         -------
@@ -246,6 +263,11 @@ class Store:
                 [
                     Decision(one.name, "label", label, kind, who, _now(), None if at else seconds)
                     for at, one in enumerate(records)
+                ]
+                + [
+                    Decision(one.name, "mask", mask, "", who, _now())
+                    for one in records
+                    if mask is not None and mask != one.mask
                 ]
             )
         return records
@@ -311,6 +333,15 @@ class Store:
                 record.error = error
                 self._changed(record)
 
+    def set_guesses(self, guesses: Mapping[Path, tuple[float, str]]) -> None:
+        """Take over what a model says: by file, how sure it is and its label."""
+        with self._lock:
+            for record in self._records.values():
+                guess = guesses.get(record.path)
+                if guess != record.guess:
+                    record.guess = guess
+                    self._changed(record)
+
     def claim(self, window: str, name: str) -> set[str]:
         """Say which image a window wants to show next; the first that says so has it.
 
@@ -335,7 +366,12 @@ class Store:
         for source in self.sources:
             if source.is_dir():
                 for at, folders, names in os.walk(source):
-                    folders[:] = sorted(name for name in folders if not name.startswith("."))
+                    if not _OURS.isdisjoint(names):
+                        folders[:] = []
+                        continue
+                    folders[:] = sorted(
+                        name for name in folders if not name.startswith(".") and name not in (RUNS, MASKS)
+                    )
                     folder = Path(at)
                     # once a folder: ten thousand times would be felt
                     within = relative_name(folder, self.table.parent)
@@ -465,7 +501,7 @@ class Store:
             "label": label,
             "split": self._split(record),
             "group": record.group_name(),
-            "mask": record.mask or record.table.get("mask", ""),
+            "mask": record.mask or record.table.get("mask", "") if label == "artifact" else "",
             "kind": kind,
             "annotator": ";".join(people) or record.table.get("annotator", ""),
             "labelled_at": last.when if last else "",

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _TELL_EVERY = 500
 _LOOK_AGAIN_SECONDS = 10.0
+_FIRST_SECONDS = 2.0
+"""The first images are to be on the screen before anything else is done."""
 
 
 class Twins:
@@ -73,6 +75,7 @@ class Twins:
             self._store.set_near([sorted(names[at] for at in members) for members in groups])
 
     def _watch(self) -> None:
+        self._ended.wait(_FIRST_SECONDS)
         while not self._ended.is_set():
             try:
                 self.look()

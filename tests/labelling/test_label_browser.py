@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+from artseg_models.images import write_image
+from artseg_models.labels import read_labels, read_mask
 from artseg_models.provenance import read_history
+from artseg_models.segment import COLUMNS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -207,9 +211,65 @@ def test_every_control_has_a_name_and_nothing_is_cut(
     page.wait_for_selector("#twins:not([hidden])", timeout=20000)
     assert unnamed_controls(page) == []
     assert cut_controls(page) == []
-    for tab in page.query_selector_all("[role=tab]"):
+    for tab in page.query_selector_all("[role=tab]:not([hidden])"):
         tab.click()
         page.wait_for_timeout(200)
         assert unnamed_controls(page) == []
         assert cut_controls(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_masks_are_judged_in_the_browser(
+    fields: Callable[..., Path], label: Callable[..., Any], opened: Open, tmp_path: Path
+) -> None:
+    """The mask follows the cutoff; what is painted is in the accepted mask, pixel by pixel."""
+    folder = fields(2)
+    probability = np.full((64, 80), 0.1, dtype=np.float32)
+    probability[10:20, 10:30] = 0.9
+    probability[40:50, 50:70] = 0.5
+    out = tmp_path / "masks"
+    rows = []
+    for image in sorted(folder.glob("*.tif")):
+        write_image(out / f"{image.stem}_probability.tif", probability)
+        rows.append(dict.fromkeys(COLUMNS, "") | {"image": str(image), "cutoff": "0.4", "smallest_artifact_px": "5"})
+    with open(out / "segmentation.csv", "w", encoding="utf-8", newline="") as table:
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    page = opened(label(out, "--order", "name", "--name", "anna").address)
+    page.click("#tab-results")
+    page.wait_for_function("() => document.getElementById('found').textContent.startsWith('2 found')")
+    assert unnamed_controls(page) == []
+    assert cut_controls(page) == []
+    page.fill("#cutoff", "0.7")
+    page.wait_for_function("() => document.getElementById('found').textContent.startsWith('1 found')")
+    page.keyboard.press("e")
+    box = page.locator("#layers").bounding_box()
+    assert box is not None
+
+    def drag(points: list[tuple[float, float]]) -> None:
+        places = [(box["x"] + x / 80 * box["width"], box["y"] + y / 64 * box["height"]) for x, y in points]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place)
+        page.mouse.up()
+
+    page.fill("#radius", "3")
+    drag([(10, 15), (12, 15)])
+    page.keyboard.press("l")
+    drag([(60, 5), (75, 5), (75, 15), (60, 15)])
+    assert "2 strokes" in page.inner_text("#found")
+    page.keyboard.press("a")
+    page.wait_for_function("() => document.getElementById('result-standing').textContent.includes('1 judged')")
+    page.keyboard.press("c")
+    page.wait_for_function("() => document.getElementById('result-standing').textContent.includes('2 judged')")
+    artifact, clean = read_labels(out / "labels.csv").images
+    assert clean.label == "clean"
+    mask = read_mask(artifact, shape=(64, 80))
+    expected = np.zeros((64, 80), dtype=bool)
+    expected[10:20, 15:30] = True
+    expected[5:15, 60:75] = True
+    assert np.mean(mask[:, 15:] != expected[:, 15:]) < 0.01
+    assert not mask[15, 10:14].any()
+    assert not mask[45, 60]

@@ -92,7 +92,8 @@ async function poll() {
 function ordered() {
   if (!order) {
     order = [...images.values()].filter((one) => !one.gone);
-    order.sort((a, b) => a.rank - b.rank || (a.name < b.name ? -1 : 1));
+    const doubtful = at("doubt-first").checked;
+    order.sort((a, b) => (doubtful ? (a.sure ?? 2) - (b.sure ?? 2) : 0) || a.rank - b.rank || (a.name < b.name ? -1 : 1));
     order.forEach((one, place) => (one.place = place));
   }
   return order;
@@ -105,6 +106,7 @@ function passes(one) {
     case "clean": case "artifact": case "unsure": return one.label === at("filter").value;
     case "conflict": return Boolean(one.conflict);
     case "twins": return twinsOf(one).length > 0;
+    case "doubted": return Boolean(one.guess) && ["clean", "artifact"].includes(one.label) && one.guess !== one.label;
     case "error": return Boolean(one.error);
     default: return true;
   }
@@ -510,8 +512,11 @@ function refresh() {
 function standing(one) {
   if (!one) return "";
   const said = Object.entries(one.votes || {}).map(([name, label]) => `${label}${name ? ` (${name})` : ""}`);
-  if (!said.length) return "not labelled yet";
-  return said.join(", ") + (one.conflict ? ": people disagree" : "");
+  // the model must not sway who has not decided yet
+  const guess = one.guess && (one.votes?.[who()] || at("show-guess").checked)
+    ? `; the model says ${one.guess}${one.sure < 0.3 ? ", in doubt" : ""}` : "";
+  if (!said.length) return `not labelled yet${guess}`;
+  return said.join(", ") + (one.conflict ? ": people disagree" : "") + guess;
 }
 
 function open(tab) {
@@ -528,6 +533,10 @@ function open(tab) {
     const one = images.get(current);
     show(one && !one.gone && passes(one) ? current : first());
     at("stage").focus();
+  } else if (tab === "model") {
+    openModel();
+  } else if (tab === "results") {
+    openResults();
   }
 }
 
@@ -583,13 +592,20 @@ document.addEventListener("keydown", (event) => {
   if (within.matches("input[type=text], input[type=number], select, textarea")) return;
   if (within.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
   if (within.matches("[role=tab]") && event.key.startsWith("Arrow")) {
-    const tabs = [...document.querySelectorAll("[role=tab]")];
+    const tabs = [...document.querySelectorAll("[role=tab]:not([hidden])")];
     const next = tabs[(tabs.indexOf(within) + (event.key === "ArrowRight" ? 1 : tabs.length - 1)) % tabs.length];
     next.click();
     next.focus();
     return;
   }
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (isOpen("results")) {
+    if (RESULT_KEYS[key]) {
+      event.preventDefault();
+      RESULT_KEYS[key]();
+    }
+    return;
+  }
   const kind = /^[1-9]$/.test(key) && project.kinds[key - 1];
   let act = KEYS[key] || (isOpen("one") ? ONE_KEYS[key] : isOpen("grid") ? GRID_KEYS[key] : null);
   if (kind) act = () => decide("artifact", kind);
@@ -699,6 +715,7 @@ async function start() {
     await show(first());
     await poll(); // tells other windows what is shown here
     at("stage").focus();
+    await lookForResults();
     polling = setInterval(poll, POLL_MS);
   } catch (error) {
     banner(error.message);

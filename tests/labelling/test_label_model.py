@@ -1,0 +1,233 @@
+"""From labels to a model by the page's buttons: train, look at all images, export, install; masks judged and kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import draw
+from typer.testing import CliRunner
+
+from artseg_models.annotations import geojson_of, mask_of_geojson, paint, via_entry
+from artseg_models.cli import app
+from artseg_models.errors import ArtSegError
+from artseg_models.images import read_mask_image, write_image
+from artseg_models.labelling.importing import import_masks
+from artseg_models.labelling.jobs import Jobs
+from artseg_models.labelling.model import Asked, ModelPanel
+from artseg_models.labelling.results import Exported, Judged, ResultsPanel, Stroke
+from artseg_models.labelling.store import Store
+from artseg_models.labels import LabelledImage, MaskSource, read_labels, read_mask
+from artseg_models.segment import COLUMNS
+
+Fields = Callable[..., Path]
+
+TINY = [
+    *("binning=2", "classifier.depth=10", "classifier.width=4", "classifier.schedule.epochs=2", "scorecam.groups=8"),
+    *("unet.width=4", "unet.levels=3", "unet.schedule.epochs=2", "unet.crop=32"),
+]
+
+
+def wait(panel: ModelPanel) -> str:
+    for _ in range(3000):
+        state = panel.state()["job"]
+        if not state["running"]:
+            assert not state["failed"], state["log"]
+            return state["log"]
+        time.sleep(0.1)
+    raise AssertionError(panel.state())
+
+
+@pytest.mark.slow
+def test_from_forty_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path: Path) -> None:
+    folder = fields(46)
+    store = Store([folder], folder / "labels.csv")
+    shown = ResultsPanel(store)
+    panel = ModelPanel(store, jobs=Jobs(), settings=TINY, segmented=shown.open)
+    assert panel.command(Asked(step="doubt")) == {"command": ""}
+    with pytest.raises(ArtSegError, match="at least two clean and two artifact"):
+        panel.start(Asked(step="train"))
+    for record in store.shown()[:40]:
+        store.decide([record.name], label="artifact" if "artefakt" in record.name else "clean", who="a")
+    train = panel.command(Asked(step="train"))["command"]
+    assert train.startswith("artseg train ")
+    panel.start(Asked(step="train"))
+    with pytest.raises(ArtSegError, match="Training still runs"):
+        panel.start(Asked(step="install"))
+    wait(panel)
+    state = panel.state()
+    assert (state["run"], state["sheet"]) == ("run-1", True)
+    assert {network: epochs[-1][:2] for network, epochs in state["job"]["losses"].items()} == {
+        "Classifier": (2, 2),
+        "U-Net": (2, 2),
+    }
+    assert panel.sheet("run-1").body[:4] == b"\x89PNG"
+    with pytest.raises(ArtSegError, match="no picture"):
+        panel.sheet("../run-1")
+    panel.start(Asked(step="doubt"))
+    wait(panel)
+    until = time.monotonic() + 30
+    while not panel.state()["guesses"] and time.monotonic() < until:
+        time.sleep(0.1)
+    assert panel.state()["guesses"] == 46
+    assert all(0 <= record.guess[0] <= 1 for record in store.shown() if record.guess)
+    assert {one["name"] for one in shown.listed()} == {record.name for record in store.shown()}
+    store.rescan()  # what was written beside the images is not to be labelled
+    assert len(store.shown()) == 46
+    panel.start(Asked(step="export", folder=str(tmp_path / "models")))
+    wait(panel)
+    assert (tmp_path / "models" / "run-1-unet.zip").exists()
+    (tmp_path / "plugins").mkdir()
+    panel.start(Asked(step="install", folder=str(tmp_path / "plugins")))
+    wait(panel)
+    assert (tmp_path / "plugins" / "segmentartifacts.py").exists()
+
+
+# ---- masks ----
+
+
+def discs(shape: tuple[int, int]) -> np.ndarray:
+    """Two artifacts, one with a hole."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[draw.disk((20, 30), 12)] = True
+    mask[draw.disk((20, 30), 5)] = False
+    mask[50:60, 60:75] = True
+    return mask
+
+
+@pytest.fixture
+def segmented(fields: Fields, tmp_path: Path) -> tuple[Store, ResultsPanel]:
+    """Three images with maps as `artseg segment` writes them; the classifier called the second one clean."""
+    folder = fields(3)
+    out = tmp_path / "masks"
+    images = sorted(folder.glob("*.tif"))
+    rows = []
+    for number, image in enumerate(images):
+        write_image(out / f"{image.stem}_probability.tif", np.where(discs((64, 80)), 0.8, 0.1).astype(np.float32))
+        row = dict.fromkeys(COLUMNS, "") | {"image": str(image), "cutoff": "0.5", "smallest_artifact_px": "10"}
+        rows.append(row | {"artifact_probability": "0.2" if number == 1 else "0.9", "gate_threshold": "0.5"})
+    failed = dict.fromkeys(COLUMNS, "") | {"image": str(folder / "bad.tif"), "error": "could not be read"}
+    with open(out / "segmentation.csv", "w", encoding="utf-8", newline="") as opened:
+        table = csv.DictWriter(opened, COLUMNS)
+        table.writeheader()
+        table.writerows([*rows, failed])
+    store = Store([folder], folder / "labels.csv", order="name")
+    return store, ResultsPanel(store, folder=out)
+
+
+def test_an_accepted_mask_is_a_pixel_mask_of_the_table(segmented: tuple[Store, ResultsPanel]) -> None:
+    store, panel = segmented
+    listed = panel.listed()
+    assert [one["gateOpen"] for one in listed] == [True, False, True]
+    names = [one["name"] for one in listed]
+    # only the ring is larger than 200 pixels; a stroke adds one, another takes a part of the ring away
+    strokes = [
+        Stroke(tool="brush", radius=3, points=[(10.5, 50.5), (30.5, 50.5)]),
+        Stroke(tool="polygon", erase=True, points=[(25, 0), (35, 0), (35, 64), (25, 64)]),
+    ]
+    panel.judge(Judged(image=names[0], label="artifact", cutoff=0.5, smallest=200, strokes=strokes, who="a"))
+    panel.judge(Judged(image=names[1], label="clean", cutoff=0.5, smallest=10, who="a"))
+    panel.judge(Judged(image=names[2], label="unsure", cutoff=0.5, smallest=10, who="a"))
+    accepted, clean = read_labels(store.table).images
+    assert (accepted.label, clean.label, clean.mask) == ("artifact", "clean", None)
+    mask = read_mask(accepted, shape=(64, 80))
+    assert mask[20, 22]  # the ring
+    assert mask[50, 15]  # painted
+    assert not mask[55, 65]  # too small
+    assert not mask[:, 26:34].any()  # erased
+    assert [one["label"] for one in panel.listed()] == ["artifact", "clean", "unsure"]
+    # judged again as clean, its mask is gone from the table
+    panel.judge(Judged(image=names[0], label="clean", cutoff=0.5, smallest=10, who="a"))
+    assert all(image.mask is None for image in read_labels(store.table).images)
+
+
+def test_an_empty_mask_and_a_strange_image_are_refused(segmented: tuple[Store, ResultsPanel]) -> None:
+    store, panel = segmented
+    name = panel.listed()[0]["name"]
+    with pytest.raises(ArtSegError, match="The mask is empty"):
+        panel.judge(Judged(image=name, label="artifact", cutoff=1.0, smallest=10))
+    with pytest.raises(ArtSegError, match="none of the images"):
+        panel.judge(Judged(image="../labels.csv", label="clean", cutoff=1.0, smallest=10))
+    with pytest.raises(ArtSegError, match="none yet"):
+        panel.export(Exported(format="via"))
+    assert not store.table.exists() or read_labels_count(store.table) == 0
+
+
+def read_labels_count(table: Path) -> int:
+    return len(table.read_text(encoding="utf-8").splitlines()) - 1
+
+
+def test_exported_masks_come_back_as_they_were(segmented: tuple[Store, ResultsPanel]) -> None:
+    store, panel = segmented
+    name = panel.listed()[0]["name"]
+    panel.judge(Judged(image=name, label="artifact", cutoff=0.5, smallest=10, who="a"))
+    truth = discs((64, 80))
+    folder = store.table.parent / "artseg-export"
+    for kind in ("via", "geojson", "masks"):
+        assert panel.export(Exported(format=kind)) == {"images": 1, "folder": str(folder)}
+    image = store.record(name).path
+    via = LabelledImage(image, "artifact", None, name, MaskSource(folder / "via.json"))
+    np.testing.assert_array_equal(read_mask(via, shape=(64, 80)), truth)
+    np.testing.assert_array_equal(mask_of_geojson(folder / f"{name}.geojson", shape=(64, 80)), truth)
+    np.testing.assert_array_equal(read_mask_image(folder / f"{name}_mask.png") > 0, truth)
+
+
+def test_shapes_of_any_mask_are_exact(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    blobs = np.kron(random.random((12, 15)) > 0.6, np.ones((6, 6), dtype=bool))
+    image = write_image_file(tmp_path)
+    key, entry = via_entry(image, blobs)
+    assert key == f"{image.name}{image.stat().st_size}"
+    (tmp_path / "via.json").write_text(json.dumps({key: entry}))
+    item = LabelledImage(image, "artifact", None, "g", MaskSource(tmp_path / "via.json"))
+    np.testing.assert_array_equal(read_mask(item, shape=blobs.shape), blobs)
+    (tmp_path / "one.geojson").write_text(json.dumps(geojson_of(blobs)))
+    np.testing.assert_array_equal(mask_of_geojson(tmp_path / "one.geojson", shape=blobs.shape), blobs)
+
+
+@pytest.mark.parametrize("kind", ["via", "geojson", "masks"])
+def test_masks_drawn_elsewhere_are_taken_over(segmented: tuple[Store, ResultsPanel], tmp_path: Path, kind: str) -> None:
+    store, panel = segmented
+    name = panel.listed()[0]["name"]
+    panel.judge(Judged(image=name, label="artifact", cutoff=0.5, smallest=10, who="a"))
+    panel.export(Exported(format=kind))
+    source = store.table.parent / "artseg-export"
+    source.rename(tmp_path / "elsewhere")
+    source = tmp_path / "elsewhere" / "via.json" if kind == "via" else tmp_path / "elsewhere"
+    table = tmp_path / "again" / "labels.csv"
+    command = ["labels", "import", str(store.table.parent), "--masks", str(source), "--out", str(table), "--name", "b"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    assert "1 masks and 0 clean images" in done.output
+    (taken,) = read_labels(table).images
+    np.testing.assert_array_equal(read_mask(taken, shape=(64, 80)), discs((64, 80)))
+    with pytest.raises(ArtSegError, match="none is"):
+        import_masks(store, tmp_path / "again", who="b")
+
+
+def write_image_file(folder: Path) -> Path:
+    write_image(folder / "field.png", np.arange(72 * 90, dtype=np.uint16).reshape(72, 90))
+    return folder / "field.png"
+
+
+def test_geojson_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.geojson"
+    for text in ("no json", "{}", json.dumps({"geometry": {"type": "Point", "coordinates": [1, 2]}})):
+        path.write_text(text)
+        with pytest.raises(ArtSegError, match=r"x\.geojson"):
+            mask_of_geojson(path, shape=(10, 10))
+
+
+def test_strokes_count_in_their_order() -> None:
+    empty = np.zeros((40, 40), dtype=bool)
+    square = {"tool": "polygon", "erase": False, "points": [(5, 5), (35, 5), (35, 35), (5, 35)]}
+    hole = {"tool": "brush", "radius": 4, "erase": True, "points": [(20.5, 20.5)]}
+    assert paint(empty, [square]).sum() == 900
+    assert not paint(empty, [square, hole])[20, 20]
+    assert paint(empty, [hole, square])[20, 20]
+    assert not empty.any()
