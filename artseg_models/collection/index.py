@@ -61,6 +61,8 @@ class Entry(_Stated):
         Where it lies unpacked, relative to the collection's folder, with slashes.
     cover, documentation : str or None
         Files in `folder`.
+    trained_on : str
+        The labels it learned from, and how many images.
     description, licence, authors, tags, pixel_size_um
         From the package, for showing it.
     """
@@ -73,6 +75,7 @@ class Entry(_Stated):
     folder: str
     cover: str | None = None
     documentation: str | None = None
+    trained_on: str = ""
     description: str = ""
     licence: str = ""
     authors: tuple[str, ...] = ()

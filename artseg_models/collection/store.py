@@ -92,7 +92,7 @@ def add_packages(folder: Path, packages: Sequence[Path]) -> list[Added]:
             )
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), _working_folder(folder) as temporary:
-        collection = read_collection(folder) if (folder / INDEX).is_file() else Collection(folder, ())
+        collection = _existing(folder)
         entries = {(entry.id, entry.version): entry for entry in collection.entries}
         held = {file.sha256 for entry in entries.values() for file in entry.files}
         candidates = [_read(path, temporary) for path in packages]
@@ -118,7 +118,7 @@ def build_collection(folder: Path) -> Collection:
     ArtSegError
         There are no zips; or one of them could not be added by `add_packages`. The index is unchanged then.
     """
-    zips = sorted((folder / DOWNLOADS).rglob("*.zip")) if (folder / DOWNLOADS).is_dir() else []
+    zips = _zips(folder)
     if not zips:
         raise ArtSegError(
             f"Expected packages (zip files) in {folder / DOWNLOADS}, but there are none. Add some with "
@@ -132,6 +132,20 @@ def build_collection(folder: Path) -> Collection:
         collection = Collection(folder, tuple(entries.values()))
         _write(collection, candidates)
     return collection
+
+
+def _existing(folder: Path) -> Collection:
+    """Read the collection, or begin one where there is nothing of an earlier one that it would forget."""
+    if not (folder / INDEX).is_file() and _zips(folder):
+        raise ArtSegError(
+            f"{folder / DOWNLOADS} holds packages, but {folder / INDEX} is not there. Nothing was added. List what is "
+            f"there first: artseg collection build {folder}."
+        )
+    return read_collection(folder) if (folder / INDEX).is_file() else Collection(folder, ())
+
+
+def _zips(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / DOWNLOADS).rglob("*.zip") if not path.name.startswith("."))
 
 
 @contextmanager
@@ -220,6 +234,7 @@ def _entry(candidate: _Candidate, files: Sequence[PackageFile]) -> Entry:
         folder=f"{package.id}/{package.version}",
         cover=package.covers[0].relative_to(package.folder).as_posix() if package.covers else None,
         documentation=candidate.documentation,
+        trained_on=package.trained_on,
         description=package.description,
         licence=package.licence,
         authors=package.authors,
@@ -234,7 +249,12 @@ def _write(collection: Collection, candidates: Sequence[_Candidate]) -> None:
         by_sha = {candidate.file.sha256: candidate for candidate in candidates}
         for candidate in candidates:
             target = collection.folder / candidate.file.path
-            if not (target.is_file() and sha256(target) == candidate.file.sha256):
+            if target.is_file() and sha256(target) != candidate.file.sha256:
+                raise ArtSegError(
+                    f"{target} is there with other bytes than its index states or {candidate.source} has. Move it "
+                    f"away, or list it with artseg collection build {collection.folder}."
+                )
+            if not target.is_file():
                 with whole_file(target) as unfinished:
                     shutil.copyfile(candidate.source, unfinished)
         for entry in collection.entries:

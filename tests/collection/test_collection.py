@@ -30,11 +30,17 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def collection(tmp_path: Path, packages: dict[str, Path]) -> Path:
-    folder = tmp_path / "models"
+@pytest.fixture(scope="module")
+def added(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("added") / "models"
     add_packages(folder, [packages["unet"], packages["older_unet"], packages["classifier"]])
     return folder
+
+
+@pytest.fixture
+def collection(added: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(added, tmp_path / "models"))
 
 
 def changed(package: Path, target: Path, name: str, text: bytes) -> Path:
@@ -164,6 +170,43 @@ def test_everything_is_built_anew_from_the_downloads(collection: Path, later: di
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     build_collection(collection)
     assert content(collection) == before
+
+
+def test_without_its_index_nothing_is_added_over_what_is_there(collection: Path, later: dict[str, Path]) -> None:
+    (collection / "collection.json").unlink()
+    before = content(collection)
+    with pytest.raises(ArtSegError, match="artseg collection build"):
+        add_packages(collection, [later["unet"]])
+    assert content(collection) == before
+    build_collection(collection)
+    add_packages(collection, [later["unet"]])
+    assert len(read_collection(collection).entries) == 3
+
+
+def test_a_download_that_was_changed_by_hand_is_not_written_over(collection: Path, packages: dict[str, Path]) -> None:
+    changed_by_hand = find_package(collection, UNET)
+    changed_by_hand.write_bytes(b"other bytes")
+    with pytest.raises(ArtSegError, match="with other bytes than its index states"):
+        add_packages(collection, [packages["unet"]])
+    assert changed_by_hand.read_bytes() == b"other bytes"
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(
+    collection: Path, later: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    index = (collection / "collection.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("artseg_models.collection.store.os.link", full)
+        patch.setattr("artseg_models.collection.store.os.replace", full)
+        with pytest.raises(ArtSegError, match="No space left"):
+            add_packages(collection, [later["unet"]])
+    assert (collection / "collection.json").read_bytes() == index
+    assert find_package(collection, UNET).is_file()
+    add_packages(collection, [later["unet"]])
+    assert read_package(find_package(collection, UNET)).version == "0.10.0"
 
 
 def test_a_zip_that_was_lost_is_named_and_an_index_cannot_lead_out(collection: Path, tmp_path: Path) -> None:

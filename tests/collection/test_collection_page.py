@@ -71,6 +71,7 @@ def test_it_shows_covers_and_cards_and_fetches_nothing_else(chromium: Browser, s
         article = page.locator(f"#model-artseg-tiny-run-{name}")
         cover = article.get_by_role("img").first
         assert cover.evaluate("image => image.complete && image.naturalWidth") == 640
+        assert article.get_by_text("labels.csv; train: 7 clean, 9 artifact").first.is_visible()
         card = article.get_by_text(f"Model card of artseg-tiny-run-{name}")
         text = article.get_by_role("heading", name="Intended use and limits")
         assert not text.is_visible()
