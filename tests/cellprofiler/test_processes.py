@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from artseg_models.cellprofiler import cellprofiler_version
 from artseg_models.pipelines.blocks import make_module
-from artseg_models.pipelines.insert import write_pipeline
+from artseg_models.pipelines.insert import plan_insertion, write_pipeline
 from artseg_models.pipelines.text import read_pipeline
 from artseg_models.service.server import stop
 
@@ -39,15 +39,22 @@ def table(folder: Path, name: str) -> pd.DataFrame:
     return read.drop(columns=drop)
 
 
-def assert_as_in_one_run(runs: Any, parts: dict[int, Path]) -> None:
-    """Each image set of a part is, to the last digit, the one of a whole run over the same fields."""
-    for name in ("Image", "Nuclei", "Artifacts"):
+def assert_as_in_one_run(runs: Any, parts: dict[int, Path], *, tables: Sequence[str]) -> None:
+    """Each image set of a part is, to the last digit, the one of a whole run over the same fields.
+
+    Compared is what was measured before there were artifacts, and the artifacts themselves; whatever else a pipeline
+    calls its objects' parents.
+    """
+    for name in tables:
         whole = table(runs.masked, name)
+        before = whole if name == "Artifacts" else table(runs.plain, name)
+        measured = [column for column in whole if column in before and not column.startswith("Parent_")]
+        assert len(measured) > (5 if name == "Artifacts" else 30)
         for number, folder in parts.items():
             own = table(folder, name).query(f"ImageNumber == {number}").reset_index(drop=True)
             same = whole[whole["ImageNumber"] == number].reset_index(drop=True)
             assert len(own) > 0
-            pd.testing.assert_frame_equal(own, same[list(own.columns)])
+            pd.testing.assert_frame_equal(own[measured], same[measured])
 
 
 def test_worker_processes_share_one_service(
@@ -68,7 +75,7 @@ def test_worker_processes_share_one_service(
     assert len(set(found["workers"])) == 2
     assert sorted(found["ran"]) == ["1", "2"]
     assert set(found["ran"].values()) <= set(found["workers"])
-    assert_as_in_one_run(runs, {1: out, 2: out})
+    assert_as_in_one_run(runs, {1: out, 2: out}, tables=("Image", "Nuclei", "Artifacts"))
     assert len(list(own_service.glob("service-*-auto.json"))) == 1
 
 
@@ -76,11 +83,12 @@ def test_batches_run_as_processes_of_their_own_and_share_one_service(
     cellprofiler: list[str],
     runs: Any,
     images: Path,
+    package: Path,
     repository: Path,
     own_service: Path,
     tmp_path: Path,
 ) -> None:
-    pipeline = read_pipeline(runs.masked / "artifacts_masked.cppipe")
+    plain = read_pipeline(repository / "plugins" / "pipelines" / "no_masking.cppipe")
     settings = (
         ("Store batch files in default output folder?", "Yes"),
         ("Output folder path", ""),
@@ -92,7 +100,15 @@ def test_batches_run_as_processes_of_their_own_and_share_one_service(
         ("Hidden- from old matlab", "No"),
     )
     batch = make_module("CreateBatchFiles", 8, settings, note="")
-    write_pipeline(pipeline.with_modules([*pipeline.modules, batch]), tmp_path / "batch.cppipe")
+    # a pipeline of one's own with CreateBatchFiles, into which ArtSeg is inserted
+    plan = plan_insertion(
+        plain.with_modules([*plain.modules, batch]),
+        brightfield="Brightfield",
+        mask_images=["DNA", "Signal"],
+        objects=["Nuclei"],
+        package=package,
+    )
+    write_pipeline(plan.apply(), tmp_path / "batch.cppipe")
     command = [*cellprofiler, "-c", "-r", "--plugins-directory", str(repository / "plugins")]
     if not cellprofiler_version(cellprofiler).startswith("4."):
         command += ["-e", "imageio_reader"]
@@ -121,6 +137,6 @@ def test_batches_run_as_processes_of_their_own_and_share_one_service(
     for job in jobs:
         said, _ = job.communicate(timeout=240)
         assert job.returncode == 0, said
-    assert_as_in_one_run(runs, parts)
+    assert_as_in_one_run(runs, parts, tables=("Image", "Nuclei"))  # those that the pipeline exported before
     (place,) = own_service.glob("service-*-auto.json")
     assert json.loads(place.read_text(encoding="utf-8"))["pid"] > 0
