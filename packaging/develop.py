@@ -22,6 +22,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,9 @@ CELLPROFILER4_NEEDS = (
     (("mysql_config", "mariadb_config"), "default-libmysqlclient-dev"),
     (("pkg-config",), "pkg-config"),
 )
+
+# environments are made at the same time, and apt refuses to work for two
+APT = threading.Lock()
 
 # they would lead pip or a child Python out of the environment that is being made or used
 FOREIGN_VARIABLES = (
@@ -202,12 +206,13 @@ def apt_install(packages: Sequence[str]) -> bool:
         return False
     variables = {**clean_variables(), "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
-    for command in (install, ["apt-get", "update"], install):
-        # the package lists of a new machine are often missing or old: once more after an update
-        done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if command is install and done.returncode == 0:
-            say(f"installed {' '.join(packages)} with apt-get")
-            return True
+    with APT:
+        for command in (install, ["apt-get", "update"], install):
+            # the package lists of a new machine are often missing or old: once more after an update
+            done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            if command is install and done.returncode == 0:
+                say(f"installed {' '.join(packages)} with apt-get")
+                return True
     return False
 
 
