@@ -277,6 +277,7 @@ def with_package(pipeline: Path, package: Path, target: Path) -> Path:
     values = {
         "Folder of the model package": f"Elsewhere...|{package.parent.as_posix()}",
         "Model package": package.name,
+        "Which model?": "A package on this computer",  # not one by its id on a service
     }
     read = open_pipeline(pipeline)
     if not any(module.name == SEGMENT_ARTIFACTS for module in read.modules):

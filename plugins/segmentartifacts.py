@@ -397,9 +397,9 @@ An image for which the graphics memory does not suffice goes through the network
             "End the service with CellProfiler?",
             False,
             doc="""\
-Select *Yes* if nothing may stay behind when CellProfiler ends, for instance in batch jobs and containers. Select *No*
-to keep the model in memory for the next run; the service ends by itself after some idle minutes. The environment
-variable ARTSEG_END_WITH=run does the same for any pipeline.
+Select *Yes* if nothing may stay behind when CellProfiler ends, for instance in batch jobs and containers; a service
+that ran before stays. Select *No* to keep the model in memory for the next run; the service ends by itself after some
+idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any pipeline.
 """,
         )
 

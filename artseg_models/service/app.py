@@ -269,7 +269,8 @@ def create_app(
                 "This service takes models by their id or SHA-256, not by a path: it is shared, and a path would be "
                 "one of its own computer."
             )
-        if options.run is not None and paths:
+        # one that was not started for a run stays when a run ends
+        if options.run is not None and paths and activity.runs:
             activity.keep_for(options.run)
         if activity.full(limits):
             return _error(503, "The service has too much to do at present; the request may come again.")

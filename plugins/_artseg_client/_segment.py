@@ -71,7 +71,8 @@ def segment(
     cpu_allowed : bool
         Whether the processor may take an image for which the device's memory does not suffice.
     end_with_run : bool
-        Whether a service on this computer ends with this run of CellProfiler (and all others that said so).
+        Whether a service that is started for this image ends with this run of CellProfiler, and the others that said
+        so; one that runs already stays.
 
     Returns
     -------

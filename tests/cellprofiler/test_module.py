@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from artseg_models import __version__
+from artseg_models.cellprofiler import with_package
 from artseg_models.packages.read import read_package
 from artseg_models.simulate import SimulatedField
 
@@ -211,6 +212,17 @@ def test_pipelines_of_earlier_revisions_open_as_they_were(found: dict[str, Any])
     }
     for settings in found["old"].values():
         assert {text: settings[text] for text in added} == added
+
+
+def test_a_package_that_is_set_from_outside_takes_the_place_of_an_id(package: Path, tmp_path: Path) -> None:
+    old = (Path(__file__).parent / "data" / "segmentartifacts_revision_2.cppipe").read_text(encoding="utf-8")
+    last = "    Python that has artseg:/opt/artseg/bin/python\n"
+    assert old.count(last) == 1
+    by_id = "    Which model?:A model of the service\n    Id of the model:elsewhere\n"
+    (tmp_path / "by_id.cppipe").write_text(old.replace(last, last + by_id), encoding="utf-8")
+    written = with_package(tmp_path / "by_id.cppipe", package, tmp_path / "by_file.cppipe").read_text(encoding="utf-8")
+    assert "    Which model?:A package on this computer\n" in written
+    assert f"    Model package:{package.name}\n" in written
 
 
 def test_an_inference_server_gives_the_same_without_artseg_here(found: dict[str, Any], package: Path) -> None:

@@ -68,6 +68,13 @@ def test_it_ends_with_the_runs_that_it_was_kept_for(
     assert status()["pid"] == pid  # the other still runs
     runs[1].communicate(b"\n")
     wait_until(lambda: not rendezvous_path("auto").exists())
+    with running("--idle-minutes", "0") as by_hand:
+        run = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        monkeypatch.setenv("ARTSEG_END_WITH", str(run.pid))
+        artseg_client.segment(image, str(package))
+        run.communicate(b"\n")
+        time.sleep(2.5)
+        assert by_hand.poll() is None  # it was not started for a run
     monkeypatch.setenv("ARTSEG_END_WITH", "forever")
     with pytest.raises(artseg_client.ServiceError, match="ARTSEG_END_WITH, got 'forever'"):
         artseg_client.segment(image, str(package))
