@@ -273,7 +273,9 @@ def measure_images(
     Parameters
     ----------
     images : Path
-        Folder with FIELD_channel.tiff (or .tif, .png); FIELD fits `pattern`.
+        Folder with FIELD_channel.tiff (or .tif, .png); FIELD fits `pattern`. Or a folder of such folders, one a plate;
+        then `cells` and `masks` hold a folder a plate too, under the same names, and where that has a folder `truth`
+        (a simulated plate), it is taken from there.
     cells : Path
         Folder with FIELD_cells.tiff: label maps, 0 = background.
     masks : Path, optional
@@ -296,11 +298,31 @@ def measure_images(
     ArtSegError
         No image fits, or a label map or mask is missing or of another size.
     """
-    found = [path for path in find_images(images) if path.stem.endswith(f"_{channel}")]
+    plates = [(None, images, cells, masks)]
+    if images.is_dir() and not any(path.stem.endswith(f"_{channel}") for path in _images_of(images)):
+        # a folder a plate
+        plates = [
+            (
+                folder.name,
+                folder,
+                _truth_of(cells / folder.name),
+                None if masks is None else _truth_of(masks / folder.name),
+            )
+            for folder in sorted(images.iterdir())
+            if folder.is_dir() and any(path.stem.endswith(f"_{channel}") for path in _images_of(folder))
+        ]
+    found = [
+        (path, plate, of_cells, of_masks)
+        for plate, folder, of_cells, of_masks in plates
+        for path in find_images(folder)
+        if path.stem.endswith(f"_{channel}")
+    ]
     if not found:
         raise ArtSegError(f"Expected images named FIELD_{channel}.tiff in {images}, but there are none.")
+    places = iter(found)
     measured: list[FieldIntensity] = []
-    for path in progress(found):
+    for _ in progress([path for path, *_ in found]):
+        path, plate, of_cells, of_masks = next(places)
         field = path.stem.removesuffix(f"_{channel}")
         named = re.fullmatch(pattern, field)
         if named is None:
@@ -308,15 +330,15 @@ def measure_images(
                 f"Expected names such as A01_s1_{channel}.tiff, from which the well can be read, got {path.name}."
             )
         pixels = read_image(path).pixels
-        inside = _beside(cells, field, ("cells",), pixels.shape) > 0
+        inside = _beside(of_cells, field, ("cells",), pixels.shape) > 0
         kept = np.ones(pixels.shape, dtype=np.bool_)
-        if masks is not None:
-            kept = _beside(masks, field, ("artifacts", "brightfield_artifacts"), pixels.shape) == 0
+        if of_masks is not None:
+            kept = _beside(of_masks, field, ("artifacts", "brightfield_artifacts"), pixels.shape) == 0
         top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else math.inf
         on, off = pixels[inside & kept], pixels[~inside & kept]
         measured.append(
             FieldIntensity(
-                plate=named.groupdict().get("plate") or "",
+                plate=plate or named.groupdict().get("plate") or "",
                 well=well_name(named["well"]),
                 cell=float(on.mean()) if on.size else math.nan,
                 background=float(off.mean()) if off.size else math.nan,
@@ -325,6 +347,15 @@ def measure_images(
             )
         )
     return measured
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff", ".png")]
+
+
+def _truth_of(folder: Path) -> Path:
+    """Give the plate's own folder, or the truth in it where it is a simulated plate."""
+    return folder / "truth" if (folder / "truth").is_dir() else folder
 
 
 # ---- wells ----

@@ -64,8 +64,7 @@ def simulate_training_set(
     ArtSegError
         An impossible number, or a file that cannot be written.
     """
-    _check(fields=fields, seed=seed, artifact_fraction=artifact_fraction)
-    spoilt = _spoilt(fields, artifact_fraction, seed)
+    spoilt = spoilt_fields(fields, artifact_fraction, seed)
     of_a_well = min(_FIELDS_OF_A_WELL, max(1, fields // _FEWEST_WELLS))
     images: list[LabelledImage] = []
     for number in track(range(fields), "Simulating fields", fields):
@@ -135,10 +134,9 @@ def simulate_plate(
         An impossible number, or a file that cannot be written.
     """
     fields = wells * fields_per_well
-    _check(fields=fields, seed=seed, artifact_fraction=artifact_fraction)
     if wells > _ROWS_OF_A_PLATE * _COLUMNS_OF_A_PLATE:
         raise ArtSegError(f"A plate has at most {_ROWS_OF_A_PLATE * _COLUMNS_OF_A_PLATE} wells, not {wells}.")
-    spoilt = _spoilt(fields, artifact_fraction, seed)
+    spoilt = spoilt_fields(fields, artifact_fraction, seed)
     # one acquisition: focus and lamp as in one run of a microscope
     look = draw_look(np.random.default_rng((seed, _LOOKS)))
     doses = _doses(wells)
@@ -147,7 +145,7 @@ def simulate_plate(
     nuclei: list[dict[str, object]] = []
     for number in track(range(fields), "Simulating the plate", fields):
         at, site = divmod(number, fields_per_well)
-        well, site = _well_name(at), site + 1
+        well, site = well_name(at), site + 1
         if site == 1:
             layout.append({"well": well, "dose": f"{doses[at]:.6g}"})
         field = simulate_field(
@@ -157,24 +155,13 @@ def simulate_plate(
             signal_level=_response(doses[at]),
             look=look,
         )
-        _write_field(folder, f"{well}_s{site}", field)
-        of_nuclei = _nuclei_rows(field, well, site)
+        write_field(folder, f"{well}_s{site}", field)
+        of_nuclei = nuclei_rows(field, well, site)
         nuclei += of_nuclei
-        truth.append(
-            {
-                "well": well,
-                "site": site,
-                "dose": f"{doses[at]:.6g}",
-                "nuclei": len(field.signal_truth),
-                "mean_true_signal": f"{float(field.signal_truth.mean()):.3f}" if len(field.signal_truth) else "",
-                "artifact_area_fraction": f"{float(field.artifact_mask.mean()):.6f}",
-                "nuclei_touched": sum(1 for one in of_nuclei if one["covered"] != "0.000"),
-                "kinds": ";".join(field.kinds),
-            }
-        )
-    _write_table(folder / "layout.csv", layout)
-    _write_table(folder / "truth_nuclei.csv", nuclei)
-    _write_table(folder / "truth.csv", truth)
+        truth.append(field_row(field, well, site, doses[at], of_nuclei))
+    write_table(folder / "layout.csv", layout)
+    write_table(folder / "truth_nuclei.csv", nuclei)
+    write_table(folder / "truth.csv", truth)
     return folder
 
 
@@ -187,8 +174,15 @@ def _check(*, fields: int, seed: int, artifact_fraction: float) -> None:
         raise ArtSegError(f"Expected a share of artifact fields from 0 to 1, got {artifact_fraction}.")
 
 
-def _spoilt(fields: int, fraction: float, seed: int) -> list[bool]:
-    """Which fields get artifacts: exactly the share asked for, in an order drawn."""
+def spoilt_fields(fields: int, fraction: float, seed: int) -> list[bool]:
+    """Draw which fields get artifacts: exactly the share asked for, rounded to fields.
+
+    Raises
+    ------
+    ArtSegError
+        An impossible number.
+    """
+    _check(fields=fields, seed=seed, artifact_fraction=fraction)
     order = np.random.default_rng((seed, _DRAWS)).permutation(fields)
     return [bool(place < round(fields * fraction)) for place in order]
 
@@ -203,18 +197,37 @@ def _response(dose: float) -> float:
     return 0.7 + 1.5 * dose / (dose + 0.05)
 
 
-def _well_name(at: int) -> str:
+def well_name(at: int) -> str:
+    """Give the name of a 96-well plate's well by its place, row by row from 0."""
     return f"{chr(ord('A') + at // _COLUMNS_OF_A_PLATE)}{at % _COLUMNS_OF_A_PLATE + 1:02d}"
 
 
-def _write_field(folder: Path, name: str, field: SimulatedField) -> None:
+def write_field(folder: Path, name: str, field: SimulatedField, *, pixel_size_um: float = PIXEL_SIZE_UM) -> None:
+    """Write the channels of a field as NAME_channel.tiff, and its truth into `truth/`."""
     for channel, image in (("brightfield", field.brightfield), ("dna", field.dna), ("signal", field.signal)):
-        write_image(folder / f"{name}_{channel}.tiff", image, pixel_size_um=PIXEL_SIZE_UM)
+        write_image(folder / f"{name}_{channel}.tiff", image, pixel_size_um=pixel_size_um)
     for what, image in (("nuclei", field.nuclei), ("cells", field.cells), ("artifacts", field.artifact_mask)):
-        write_image(folder / "truth" / f"{name}_{what}.tiff", image, pixel_size_um=PIXEL_SIZE_UM)
+        write_image(folder / "truth" / f"{name}_{what}.tiff", image, pixel_size_um=pixel_size_um)
 
 
-def _nuclei_rows(field: SimulatedField, well: str, site: int) -> list[dict[str, object]]:
+def field_row(
+    field: SimulatedField, well: str, site: int, dose: float, of_nuclei: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
+    """Give a field's line of truth.csv."""
+    return {
+        "well": well,
+        "site": site,
+        "dose": f"{dose:.6g}",
+        "nuclei": len(field.signal_truth),
+        "mean_true_signal": f"{float(field.signal_truth.mean()):.3f}" if len(field.signal_truth) else "",
+        "artifact_area_fraction": f"{float(field.artifact_mask.mean()):.6f}",
+        "nuclei_touched": sum(1 for one in of_nuclei if one["covered"] != "0.000"),
+        "kinds": ";".join(field.kinds),
+    }
+
+
+def nuclei_rows(field: SimulatedField, well: str, site: int) -> list[dict[str, object]]:
+    """Give a field's lines of truth_nuclei.csv, one a nucleus."""
     count = len(field.signal_truth)
     flat = field.nuclei.ravel()
     area = np.bincount(flat, minlength=count + 1)[1:]
@@ -237,7 +250,8 @@ def _nuclei_rows(field: SimulatedField, well: str, site: int) -> list[dict[str, 
     ]
 
 
-def _write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as CSV, the columns those of the first."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     table.writeheader()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,7 +14,7 @@ from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 from artseg_models.errors import ArtSegError
 from artseg_models.images import MINIMUM_SIDE
 from artseg_models.simulate.artifacts import ARTIFACTS, FREQUENCY, LARGEST, Artifact
-from artseg_models.simulate.cells import draw_cells
+from artseg_models.simulate.cells import MIXED, Morphology, draw_cells
 from artseg_models.simulate.optics import Look, draw_look, fast_length, illumination, photograph, transmitted
 from artseg_models.simulate.shapes import Floats, broad_blur, gaussian, smooth_field
 
@@ -29,6 +30,34 @@ _SMALLEST_MASK = 40
 """Fewer visible pixels than this are no artifact that a person would label."""
 _SMALLEST_ARTIFACT = 8.0
 _TRIES = 12
+_REDRAWN = 5
+"""How often an artifact is drawn until its visible area is as asked for."""
+_NEAR_ENOUGH = 0.25
+"""Logarithm of the ratio of visible to asked area that will do."""
+
+_FEWEST_PIXELS = {
+    "dust": 0.0,
+    "fibre": 150.0,
+    "debris": 100.0,
+    "dead clump": 250.0,
+    "bubble": 200.0,
+    "out-of-focus blob": 250.0,
+    "bacteria": 200.0,
+    "scratch": 150.0,
+    "ring": 400.0,
+}
+_MOST_PIXELS = {
+    "dust": 3e3,
+    "fibre": 1.2e5,
+    "debris": 2.5e4,
+    "dead clump": math.inf,
+    "bubble": 1.5e5,
+    "out-of-focus blob": 8e4,
+    "bacteria": 6e4,
+    "scratch": 2.5e4,
+    "ring": 8e4,
+}
+"""Smallest and largest visible area of a kind in pixels of zoom 1, where areas are asked for."""
 
 _fill_holes = cast(
     "Callable[..., NDArray[np.bool_]]",
@@ -56,6 +85,8 @@ class SimulatedField:
         Labels of the live cells' nuclei, 1 to N, and of the cells, whose first N have their nucleus in the field.
     kinds : tuple of str
         What artifacts are there, from `artifacts.ARTIFACTS`; empty in a clean field.
+    artifact_areas : tuple of int
+        Pixels of the mask that each artifact brought, in the order of `kinds`; one artifact may lie in pieces.
     signal_truth : ndarray of float64 of shape (N,)
         Mean counts of the signal channel over each nucleus, had there been neither artifact nor noise.
     """
@@ -67,6 +98,7 @@ class SimulatedField:
     nuclei: NDArray[np.int32]
     cells: NDArray[np.int32]
     kinds: tuple[str, ...]
+    artifact_areas: tuple[int, ...]
     signal_truth: NDArray[np.float64]
 
 
@@ -89,6 +121,9 @@ def simulate_field(
     cell_density: float | None = None,
     signal_level: float = 1.0,
     look: Look | None = None,
+    line: Morphology = MIXED,
+    zoom: float = 1.0,
+    areas: Sequence[float] | None = None,
 ) -> SimulatedField:
     """Simulate one field of view in three channels.
 
@@ -100,17 +135,23 @@ def simulate_field(
     seed : int or sequence of int
         The same seed gives the same bytes.
     shape : tuple of int
-        (y, x) in pixels; cells and artifacts keep their size in pixels.
+        (y, x) in pixels.
     artifact : bool
-        Whether the field has artifacts: one to four.
+        Whether the field has artifacts: one to four, or as `areas` says.
     kinds : sequence of str, optional
         Draw from these kinds only, of `artifacts.ARTIFACTS`.
     cell_density : float, optional
-        Cells per 512 x 512 pixels; drawn from 14 to 50 if None.
+        Cells per 512 x 512 pixels of zoom 1; drawn from 14 to 50 if None.
     signal_level : float
         How strongly cells take up the signal stain; 1 is usual.
     look : Look, optional
         Lamp, focus and stain of the field's well; drawn if None.
+    line : Morphology
+        What the cells look like.
+    zoom : float
+        Pixels per pixel of zoom 1, which is 0.6 um wide: cells and artifacts are that much larger.
+    areas : sequence of float, optional
+        Visible area in pixels of each artifact, about; without it sizes are drawn from specks to half of the field.
 
     Returns
     -------
@@ -131,28 +172,28 @@ def simulate_field(
     of_look, of_cells, of_ground, of_artifacts, of_noise = streams
     drawn = draw_look(of_look)
     look = drawn if look is None else look
-    canvas = (fast_length(shape[0] + 2 * _MARGIN), fast_length(shape[1] + 2 * _MARGIN))
+    margin = math.ceil(_MARGIN * zoom)
+    canvas = (fast_length(shape[0] + 2 * margin), fast_length(shape[1] + 2 * margin))
     density = of_cells.uniform(14, 50) if cell_density is None else cell_density
-    cells = draw_cells(
-        of_cells, canvas, count=round(density * canvas[0] * canvas[1] / 512**2), signal_level=signal_level
-    )
+    count = round(density * canvas[0] * canvas[1] / (512 * zoom) ** 2)
+    cells = draw_cells(of_cells, canvas, count=count, signal_level=signal_level, line=line, zoom=zoom)
     # the medium and the plate's bottom are never quite even
-    ground = 0.05 * smooth_field(of_ground, canvas, 9) + 0.03 * smooth_field(of_ground, canvas, 3.5)
-    mottle = 1 + 0.004 * smooth_field(of_ground, canvas, 22) + 0.004 * smooth_field(of_ground, canvas, 70)
-    blurred_dna, blurred_signal = gaussian(cells.dna, look.blur), gaussian(cells.signal, look.blur)
+    ground = 0.05 * smooth_field(of_ground, canvas, 9 * zoom) + 0.03 * smooth_field(of_ground, canvas, 3.5 * zoom)
+    mottle = 1 + 0.004 * smooth_field(of_ground, canvas, 22 * zoom) + 0.004 * smooth_field(of_ground, canvas, 70 * zoom)
+    blurred_dna, blurred_signal = (gaussian(dye, look.blur * zoom) for dye in (cells.dna, cells.signal))
     scene = _Scene(
-        brightfield=mottle * transmitted(cells.phase + ground, cells.absorption, defocus=look.defocus),
+        brightfield=mottle * transmitted(cells.phase + ground, cells.absorption, defocus=look.defocus, zoom=zoom),
         # light from above and below the focal plane
-        dna=0.93 * blurred_dna + 0.10 * broad_blur(blurred_dna, 11),
-        signal=0.90 * blurred_signal + 0.14 * broad_blur(blurred_signal, 13),
+        dna=0.93 * blurred_dna + 0.10 * broad_blur(blurred_dna, max(3.0, 11 * zoom)),
+        signal=0.90 * blurred_signal + 0.14 * broad_blur(blurred_signal, max(3.0, 13 * zoom)),
         change=np.zeros(canvas, dtype=np.float32),
     )
-    field = (slice(_MARGIN, _MARGIN + shape[0]), slice(_MARGIN, _MARGIN + shape[1]))
+    field = (slice(margin, margin + shape[0]), slice(margin, margin + shape[1]))
     unspoilt = scene.signal[field].copy()
-    present: list[str] = []
+    present: list[tuple[str, int]] = []
     mask = np.zeros(shape, dtype=np.bool_)
     if artifact:
-        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS))
+        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS), zoom, areas)
     lamp = illumination(shape, seed=look.illumination_seed, strength=look.unevenness)
     beam = illumination(shape, seed=look.illumination_seed + 1, strength=2 * look.unevenness)
 
@@ -161,7 +202,7 @@ def simulate_field(
 
     nuclei, cell_labels = _number(cells.nuclei[field], cells.cells[field])
     truth = stained(unspoilt, look.signal_gain, look.signal_background)
-    count = int(nuclei.max())
+    found = int(nuclei.max())
     return SimulatedField(
         brightfield=photograph(
             of_noise,
@@ -184,40 +225,103 @@ def simulate_field(
         artifact_mask=mask,
         nuclei=nuclei,
         cells=cell_labels,
-        kinds=tuple(present),
-        signal_truth=np.asarray(_mean(truth, nuclei, np.arange(1, count + 1)), dtype=np.float64).reshape(-1),
+        kinds=tuple(kind for kind, _ in present),
+        artifact_areas=tuple(area for _, area in present),
+        signal_truth=np.asarray(_mean(truth, nuclei, np.arange(1, found + 1)), dtype=np.float64).reshape(-1),
     )
 
 
 def _spoil(
-    scene: _Scene, random: np.random.Generator, field: tuple[slice, slice], kinds: Sequence[str]
-) -> tuple[list[str], NDArray[np.bool_]]:
-    """Put artifacts into the scene; give their kinds and the mask of what they visibly change."""
-    shape = (field[0].stop - field[0].start, field[1].stop - field[1].start)
-    wanted = int(random.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
+    scene: _Scene,
+    random: np.random.Generator,
+    field: tuple[slice, slice],
+    kinds: Sequence[str],
+    zoom: float,
+    areas: Sequence[float] | None,
+) -> tuple[list[tuple[str, int]], NDArray[np.bool_]]:
+    """Put artifacts into the scene; give kind and area of each, and the mask of what they visibly change."""
     often = np.array([FREQUENCY[kind] for kind in kinds])
-    present: list[str] = []
-    mask = np.zeros(shape, dtype=np.bool_)
+    mask = np.zeros((field[0].stop - field[0].start, field[1].stop - field[1].start), dtype=np.bool_)
+    present: list[tuple[str, int]] = []
+    if areas is not None:
+        # large ones first: small ones find room beside them
+        for area in sorted(areas, reverse=True):
+            fits = np.array([_FEWEST_PIXELS[kind] * zoom**2 <= area <= _MOST_PIXELS[kind] * zoom**2 for kind in kinds])
+            chances = often * fits if fits.any() else often
+            kind = kinds[int(random.choice(len(kinds), p=chances / chances.sum()))]
+            seen = _place_sized(scene, random, field, mask, kind, area, zoom)
+            if seen:
+                present.append((kind, seen))
+        # a field that is to be spoilt has something to be seen
+        speck = max(6.0, min(areas, default=6.0))
+        while not present:
+            seen = _place_sized(scene, random, field, mask, "dust" if "dust" in kinds else kinds[0], speck, zoom)
+            if seen:
+                present.append(("dust" if "dust" in kinds else kinds[0], seen))
+            speck *= 1.5
+        return present, mask
+    wanted = int(random.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
     for _ in range(_TRIES * wanted):
         if len(present) == wanted:
             break
         kind = kinds[int(random.choice(len(kinds), p=often / often.sum()))]
         # from specks to half of the field's width, on a logarithmic scale that leans to the larger half
-        largest = min(LARGEST[kind], 0.5 * min(shape))
-        smallest = min(_SMALLEST_ARTIFACT, largest / 2)
+        largest = min(LARGEST[kind] * zoom, 0.5 * min(mask.shape))
+        smallest = min(_SMALLEST_ARTIFACT * zoom, largest / 2)
         size = smallest * (largest / smallest) ** random.beta(2.0, 1.0)
-        made = ARTIFACTS[kind](random, size)
-        y, x = random.uniform(0.0, float(shape[0])), random.uniform(0.0, float(shape[1]))
-        height, width = made.transmission.shape
-        top, left = int(_MARGIN + y - height / 2), int(_MARGIN + x - width / 2)
+        made = ARTIFACTS[kind](random, size, zoom)
+        top, left = _corner(random, made, field)
         seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
         area = int(np.count_nonzero(seen))
         if area < _SMALLEST_MASK or np.count_nonzero(mask) + area > MOST_COVERED * mask.size:
             continue
         mask |= seen
-        present.append(kind)
+        present.append((kind, area))
         _apply(scene, made, top, left)
     return present, mask
+
+
+def _place_sized(
+    scene: _Scene,
+    random: np.random.Generator,
+    field: tuple[slice, slice],
+    mask: NDArray[np.bool_],
+    kind: str,
+    area: float,
+    zoom: float,
+) -> int:
+    """Put an artifact of about a visible area into the scene and the mask; give its area, 0 if it finds no place."""
+    seed = int(random.integers(2**63))
+    size = 1.2 * math.sqrt(area)
+    best: tuple[float, Artifact] | None = None
+    for _ in range(_REDRAWN):
+        made = ARTIFACTS[kind](np.random.default_rng(seed), size, zoom)
+        whole = int(np.count_nonzero(_visible(made)))
+        off = abs(math.log(max(whole, 0.5) / area))
+        if best is None or off < best[0]:
+            best = (off, made)
+        if off < _NEAR_ENOUGH:
+            break
+        size *= float(np.clip(math.sqrt(area / max(whole, 0.5)), 0.4, 2.5))
+    assert best is not None
+    made = best[1]
+    for _ in range(_TRIES):
+        top, left = _corner(random, made, field)
+        seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
+        # the field's border may cut it, but what is left is still of the size that was asked for
+        if np.count_nonzero(seen) >= 0.6 * min(area, np.count_nonzero(_visible(made))) and seen.any():
+            mask |= seen
+            _apply(scene, made, top, left)
+            return int(np.count_nonzero(seen))
+    return 0
+
+
+def _corner(random: np.random.Generator, made: Artifact, field: tuple[slice, slice]) -> tuple[int, int]:
+    """Draw where the upper left corner of an artifact's window lies on the canvas, its middle in the field."""
+    return tuple[int, int](
+        int(side.start + random.uniform(0.0, float(side.stop - side.start)) - length / 2)
+        for side, length in zip(field, made.transmission.shape, strict=True)
+    )
 
 
 def _overlap(
@@ -230,14 +334,19 @@ def _overlap(
 
 
 def _footprint(made: Artifact, top: int, left: int, canvas: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Pixels of the canvas that the artifact changes visibly, small gaps closed and insides filled."""
-    change = gaussian(np.abs(made.transmission - 1), 1.0)
-    own_mask = np.pad(change >= VISIBLE_CHANGE, 3)
-    own_mask = _fill_holes(_close(own_mask, structure=np.ones((3, 3)), iterations=2))[3:-3, 3:-3]
+    """Pixels of the canvas that the artifact changes visibly."""
+    own_mask = _visible(made)
     here, own = _overlap(top, left, own_mask.shape, canvas)
     mask = np.zeros(canvas, dtype=np.bool_)
     mask[here] = own_mask[own]
     return mask
+
+
+def _visible(made: Artifact) -> NDArray[np.bool_]:
+    """Pixels of the artifact's window that it changes visibly, small gaps closed and insides filled."""
+    change = gaussian(np.abs(made.transmission - 1), 1.0)
+    own_mask = np.pad(change >= VISIBLE_CHANGE, 3)
+    return _fill_holes(_close(own_mask, structure=np.ones((3, 3)), iterations=2))[3:-3, 3:-3]
 
 
 def _apply(scene: _Scene, made: Artifact, top: int, left: int) -> None:

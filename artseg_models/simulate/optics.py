@@ -31,7 +31,7 @@ def _squared_frequency(shape: tuple[int, int]) -> Floats:
     return (rows**2 + columns**2).astype(np.float32)
 
 
-def transmitted(phase: Floats, absorption: Floats | None, *, defocus: float) -> Floats:
+def transmitted(phase: Floats, absorption: Floats | None, *, defocus: float, zoom: float = 1.0) -> Floats:
     """Intensity of transmitted light behind a thin layer, seen out of focus.
 
     Fresnel propagation of the wave ``exp(i phase - absorption)``, cut by the objective's aperture; the extended lamp
@@ -44,7 +44,10 @@ def transmitted(phase: Floats, absorption: Floats | None, *, defocus: float) -> 
     absorption : ndarray of float of shape (y, x) or None
         Natural logarithm of the amplitude lost.
     defocus : float
-        Wavelength times distance from focus, in squared pixels; a cell in focus has about 0, 3 shows it well.
+        Wavelength times distance from focus, in squared pixels of zoom 1; a cell in focus has about 0, 3 shows it
+        well.
+    zoom : float
+        Pixels per pixel of zoom 1 (0.6 um wide): the same scene sampled finer or coarser.
 
     Returns
     -------
@@ -53,10 +56,11 @@ def transmitted(phase: Floats, absorption: Floats | None, *, defocus: float) -> 
     """
     squared = _squared_frequency((phase.shape[0], phase.shape[1]))
     wave = np.exp(1j * phase) if absorption is None else np.exp(1j * phase - absorption)
+    squared = squared * np.float32(zoom**2)
     lens = np.exp(-1j * np.float32(np.pi * defocus) * squared - (squared / np.float32(_APERTURE**2)) ** 2)
     seen = _ifft2(_fft2(wave.astype(np.complex64)) * lens.astype(np.complex64))
     intensity = (seen.real**2 + seen.imag**2).astype(np.float32)
-    blur = _SOURCE * abs(defocus)
+    blur = _SOURCE * abs(defocus) * zoom
     return gaussian(intensity, blur, mode="nearest") if blur > 0.3 else intensity
 
 
@@ -69,7 +73,7 @@ class Look:
     brightness : float
         Mean grey of the brightfield image in counts.
     defocus : float
-        Of the cells, in squared pixels; either sign.
+        Of the cells, in squared pixels of zoom 1; either sign.
     unevenness : float
         How far the brightfield illumination strays from flat, as a share.
     photons_per_count : float
@@ -81,7 +85,7 @@ class Look:
     dna_photons, signal_photons : float
         Photons per count in fluorescence.
     blur : float
-        Standard deviation of the fluorescence channels' blur, pixels.
+        Standard deviation of the fluorescence channels' blur, in pixels of zoom 1.
     illumination_seed : int
         Draws the pattern of the illumination.
     """
