@@ -149,6 +149,70 @@ def affinity(
     )
 
 
+@impact_app.command("nuclei")
+def nuclei(
+    truth: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder with label maps of the true nuclei, NAME.tiff.")
+    ],
+    found: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Folder with label maps of the found nuclei: NAME.tiff, or NAME_brightfield_nuclei.tiff as the "
+            "example pipelines of CellProfiler save them.",
+        ),
+    ],
+    masks: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Artifact masks, repeatable: true=FOLDER, model=FOLDER. Files NAME.png, NAME_artifacts.tif or "
+            "NAME_brightfield_artifacts.tif; above 0 is artifact.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for tables and the figure.")],
+    reference: Annotated[str, typer.Option(help="Which of the masks are the true ones.")] = "true",
+    overlap: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="A nucleus lies in an artifact from this share of its pixels on."),
+    ] = 0.5,
+) -> None:
+    """Score nuclei in artifacts, beside them, everywhere, and after removal, and measure their size and solidity.
+
+    A nucleus lies in an artifact when at least --overlap of its pixels are under the mask. Pixel and object F1 (found
+    and true nucleus overlap by half of their union or more) are averaged over images, size and solidity over nuclei, as
+    in the paper. Written are summary.csv, images.csv, nuclei.csv and densities.png. Images without a mask count as
+    clean and are listed.
+    """
+    from artseg_models.impact.nuclei import score_folders, summarise, write_nuclei
+    from artseg_models.progress import track
+
+    scores, notes = score_folders(
+        truth,
+        found,
+        _pairs(masks, "--masks"),
+        reference=reference,
+        overlap=overlap,
+        progress=lambda paths: track(paths, "Scoring nuclei", len(paths)),
+    )
+    write_nuclei(scores, out)
+    table = Table(title="In brackets: the paper, other images", title_justify="left")
+    for name in ("nuclei", "pixel F1", "object F1", "size, px", "solidity", "found/true"):
+        table.add_column(name, justify="left" if name == "nuclei" else "right")
+    for row in summarise(scores).to_dict("records"):
+        cells: list[str] = []
+        for name, form in (("pixel_f1", ".3f"), ("object_f1", ".3f"), ("area_px", ".0f"), ("solidity", ".3f")):
+            value, paper = float(row[name]), float(row[f"paper_{name}"])
+            shown = "-" if math.isnan(value) else f"{value:{form}}"
+            cells.append(shown if math.isnan(paper) else f"{shown} ({paper:g})")
+        table.add_row(str(row["area"]), *cells, f"{row['nuclei']}/{row['true_nuclei']}")
+    console.print(table)
+    for note in notes:
+        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Written to {out}: summary.csv, images.csv, nuclei.csv, densities.png", highlight=False)
+
+
 def _from_images(
     images: Path, cells: Path | None, masks: dict[str, Path], channel: str
 ) -> dict[str, list[FieldIntensity]]:

@@ -155,3 +155,31 @@ def simulate_an_assay(
         ome=ome,
     )
     console.print(f"Layout and truth in {layout}", highlight=False, markup=False)
+
+
+@simulate_app.command("compare")
+def compare(
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A real brightfield image.")],
+    pixel_size: Annotated[float, typer.Option(min=0.01, help="Side of its pixels in micrometres.")],
+    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The figure to write, a PNG file.")],
+    cells: Annotated[
+        float | None, typer.Option(min=0, help="Cells per 512 x 512 pixels of 0.6 um to simulate; drawn without it.")
+    ] = None,
+    artifact: Annotated[bool, typer.Option(help="Whether to simulate artifacts too.")] = True,
+    seed: SimulationSeed = 0,
+) -> None:
+    """Say how far simulated brightfield is from a real image: grey values, power spectrum, pictures side by side."""
+    from artseg_models.images import read_image
+    from artseg_models.report.drawing import save_figure
+    from artseg_models.simulate.realism import compare_with_real, realism_figure
+
+    found = compare_with_real(
+        read_image(image).pixels, pixel_size_um=pixel_size, artifact=artifact, cells=cells, seed=seed
+    )
+    save_figure(realism_figure(found, name=image.name), out)
+    console.print(
+        f"Grey values {found.histogram_distance:.2f} standard deviations of the real image apart, contrast "
+        f"{found.contrast_ratio:.2f} times the real one, power spectrum {found.spectrum_distance:.1f} dB apart. "
+        f"Picture: {out}",
+        highlight=False,
+    )
