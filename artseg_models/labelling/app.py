@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
-from artseg_models.labelling.model import ModelPanel
+from artseg_models.labelling.model import ENOUGH, ModelPanel
 from artseg_models.labelling.previews import THUMBNAIL_SIDE, Previews
 from artseg_models.labelling.results import ResultsPanel
 from artseg_models.labelling.store import Record, Store
@@ -116,6 +116,7 @@ class LabellingPage:
             "table": str(self.store.table),
             "kinds": self._kinds,
             "who": self._who,
+            "enough": ENOUGH,
             "artseg": __version__,
         }
 

@@ -478,6 +478,7 @@ function refresh() {
     + (pace ? ` · ${pace.toFixed(1)} s an image` : "") + (pace && left ? ` · ${duration(pace * left)} left` : "");
   at("counts").textContent = `○ ${counts.clean} clean   ▲ ${counts.artifact} artifact   ? ${counts.unsure} unsure`
     + (counts.conflict ? `   ${counts.conflict} disagreed` : "") + (counts.error ? `   ${counts.error} cannot be shown` : "");
+  at("tab-model").textContent = counts.clean + counts.artifact >= project.enough ? "Model: can train" : "Model";
   at("shown-count").textContent = `${all.filter(passes).length} images`;
 
   const one = images.get(current);
@@ -649,6 +650,8 @@ function wire() {
   });
   at("finish").addEventListener("click", async () => {
     try {
+      const { job } = await ask("/api/model");
+      if (job.running && !confirm(`${job.name} still runs and would be stopped. Finish all the same?`)) return;
       await ask("/api/stop", {});
       clearInterval(polling);
       document.querySelector("main").replaceChildren();

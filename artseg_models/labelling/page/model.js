@@ -3,7 +3,8 @@
 // Train, look at all images, export, install: each button runs a command of artseg that is shown beside it.
 
 const MODEL_POLL_MS = 1500;
-const COLOURS = { training: "#56b4e9", validation: "#ffa62b" };
+// as on the training sheet
+const COLOURS = { training: "#ffa62b", validation: "#56b4e9" };
 let modelPolling = 0;
 let sheetOf = "";
 
@@ -75,12 +76,12 @@ function curve(network, epochs) {
   const y = (loss) => 26 + (height - bottom - 30) * (1 - loss / top);
   svg.append(node("text", { x: 8, y: 16 }, `${network}: epoch ${last[0]} of ${last[1]}`));
   svg.append(node("text", { x: 4, y: y(top) + 4 }, top.toPrecision(2)), node("text", { x: 26, y: y(0) + 4 }, "0"));
-  [["training", 2, ""], ["validation", 3, "6 4"]].forEach(([name, column, dashes], number) => {
+  [["training", 2, "6 4"], ["validation", 3, ""]].forEach(([name, column, dashes], number) => {
     svg.append(node("polyline", {
       points: epochs.map((one) => `${x(one[0])},${y(one[column])}`).join(" "),
       fill: "none", stroke: COLOURS[name], "stroke-width": 2, "stroke-dasharray": dashes,
     }));
-    svg.append(node("text", { x: left + 110 * number, y: height - 6 }, `${number ? "- - " : "— "}${name}`));
+    svg.append(node("text", { x: left + 110 * number, y: height - 6 }, `${number ? "— " : "- - "}${name}`));
   });
   return svg;
 }
