@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,8 @@ def study(
         return
     if source is None or out is None:
         raise typer.BadParameter("a study needs its file (or a name of --list) and --out")
+    # so that what runs is stopped too, and its training goes on later
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from artseg_models.report.study import write_report
     from artseg_models.study.results import Results
     from artseg_models.study.run import cells_of, run_study

@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,9 @@ State = Literal["scored", "trained", "unfinished", "failed", "not run", "unknown
 
 _LOOK_EVERY_SECONDS = 0.5
 _LOG_LINES = 3
+_KILLED = 9  # no such name on Windows
+#: The exit code of a cell that was told to stop: by the signal itself, or through `artseg_models.study.cell`.
+TOLD_TO_STOP = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -253,8 +257,14 @@ def _end(cell: Cell, code: int, seconds: float) -> None:
     if code == 0:
         logger.info("%s, %s, seed %d: done in %.0f s", *_named(cell), seconds)
         return
+    if code in TOLD_TO_STOP:
+        logger.info("%s, %s, seed %d was stopped from outside: it goes on with the next call", *_named(cell))
+        return
     lines = (cell.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = " ".join(" ".join(lines[-_LOG_LINES:]).split()) or f"ended with code {code} without a word"
+    reason = " ".join(" ".join(lines[-_LOG_LINES:]).split())
+    if code == -_KILLED:
+        reason = f"killed by the system, which it does where memory ends. The last it said: {reason}"
+    reason = reason or f"ended with code {code} without a word"
     write_json(cell.folder / "failed.json", {"reason": reason, "exit_code": code})
     logger.error("%s, %s, seed %d failed: %s", *_named(cell), reason)
 
