@@ -282,10 +282,16 @@ def densities(scores: Sequence[NucleiScore]) -> Figure:
             mean = float(np.mean(drawn))
             axes.axvline(mean, color=color, linewidth=1, linestyle=(0, (2, 2)))
             if len(drawn) > 2 and np.ptp(drawn) > 0:
-                x = np.linspace(min(drawn), max(drawn), 200)
+                x = np.linspace(min(drawn), max(drawn), 2000)
                 axes.plot(x, stats.gaussian_kde(drawn)(x), color=color, linestyle=line, label=f"{name}: {mean:.3g}")
             else:  # too few for a density
                 axes.plot([], [], color=color, linestyle=line, label=f"{name}: {mean:.3g} ({len(drawn)})")
+        everything = [value for one in scores for value in of(one) if not math.isnan(value)]
+        if everything:
+            # one clump of thousands of pixels would flatten the rest; the means are of all
+            low, high = np.percentile(everything, [0.5, 99.0])
+            margin = 0.05 * (high - low) or 0.05
+            axes.set_xlim(low - margin, high + margin)
         axes.set_xlabel(label, color=MUTED)
         axes.set_ylabel("density", color=MUTED)
         axes.spines[["top", "right"]].set_visible(False)
