@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from artseg_models.cli.terminal import app, console
+
+if TYPE_CHECKING:
+    from artseg_models.packages.check import Check
 
 PackagePath = Annotated[Path, typer.Argument(help="A package: zip file or folder.")]
 
@@ -24,7 +27,8 @@ def export_run(
     model_version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
     author: Annotated[str, typer.Option(help="Who trained the model.")] = "ArtSeg developers",
     maintainer: Annotated[
-        str | None, typer.Option(help="GitHub user who answers questions; the Model Zoo asks for one.")
+        str | None,
+        typer.Option(help="GitHub user who answers questions; the Model Zoo asks for one. Default: ARTSEG_MAINTAINER."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
 ) -> None:
@@ -94,19 +98,31 @@ def package_info(package: PackagePath) -> None:
 
 @package_app.command("check")
 def package_check(
-    package: PackagePath,
+    packages: Annotated[list[Path], typer.Argument(help="Packages: zip files or folders.")],
     trust: Annotated[
         bool, typer.Option("--trust", help="Also test the state dict, which runs the package's own Python.")
     ] = False,
 ) -> None:
-    """Say which programs open a package and why not, and test it with the Model Zoo's own reader.
+    """Say which programs open packages and why not, and test them with the Model Zoo's own reader.
 
-    Whether a program opens it follows from rules, each with its source; only what the second table names was run.
-    Exits with 1 when ArtSeg does not open it or the Zoo's test fails.
+    Whether a program opens one follows from rules, each with its source; only what the second table names was run:
+    the Zoo's checks of description and files, and of each weight format against the test output.
+    Exits with 1 when ArtSeg does not open one or the Zoo's test of one fails.
     """
     from artseg_models.packages.check import check_package
 
-    found = check_package(package, trust=trust)
+    failed = False
+    for package in packages:
+        if len(packages) > 1:
+            console.rule(str(package), align="left")
+        found = check_package(package, trust=trust)
+        _show_check(found)
+        failed = failed or found.failed
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show_check(found: Check) -> None:
     if found.consumers:
         programs = Table("program", "opens it", "why not, or what to know", "rule from")
         for verdict in found.consumers:
@@ -119,8 +135,6 @@ def package_check(
     for finding in found.findings:
         table.add_row(finding.what, f"[{colours[finding.outcome]}]{finding.outcome}[/]", escape(finding.detail))
     console.print(table, highlight=False)
-    if found.failed:
-        raise typer.Exit(1)
 
 
 @package_app.command("review")

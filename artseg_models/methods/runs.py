@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import platform
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from artseg_models import __version__
@@ -157,7 +160,7 @@ def train(
     try:
         _train(labelled, run, recipe, settings, binning)
     finally:
-        _add_cost(run / "cost.json", time.perf_counter() - started)
+        _add_cost(run / "cost.json", time.perf_counter() - started, settings.device)
     return run
 
 
@@ -360,9 +363,16 @@ def _sample(validation: Split, found: list[Found], settings: RunSettings) -> Bri
     return read_image(path, plane=settings.plane, pixel_size_um=settings.pixel_size_um)
 
 
-def _add_cost(file: Path, seconds: float) -> None:
+def _add_cost(file: Path, seconds: float, device: str) -> None:
     before = float(read_json(file)["seconds"]) if file.exists() else 0.0
-    write_json(file, {"seconds": round(before + seconds, 1)})
+    write_json(file, {"seconds": round(before + seconds, 1), "hardware": _hardware(resolve_device(device))})
+
+
+def _hardware(device: str) -> str:
+    """Name what a training ran on, as a model card asks for it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {'graphics' if device == 'mps' else 'processor'}, {os.cpu_count()} cores"
 
 
 def _fingerprint(labels: LabelSet) -> str:

@@ -1,4 +1,4 @@
-"""Model cards and covers, filled from a run."""
+"""Model cards, filled from a run."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined, TemplateError
-from numpy.typing import NDArray
-from PIL import Image
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.errors import ArtSegError
-
-_ndimage: Any = ndimage  # its own types are incomplete
-_LARGEST_COVER = 500_000
-#: an orange that is told from grey by every common form of colour blindness
-_ARTIFACT_COLOUR = (255, 166, 43)
+from artseg_models.packages.halo import OVERLAP_PX, HaloEffect
 
 
 def fill_card(template: Path, fields: Mapping[str, Any]) -> str:
@@ -85,41 +77,19 @@ def epochs_text(epochs: Mapping[str, int] | int) -> str:
     return ", ".join(f"{name} {count} epochs" for name, count in epochs.items())
 
 
-def draw_cover(path: Path, pixels: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-    """Draw an image, and beside it the same with its artifacts outlined; 2:1 and below 500 kB.
-
-    Parameters
-    ----------
-    path : Path
-        PNG to be written.
-    pixels : ndarray
-        (y, x), any range.
-    mask : ndarray
-        (y, x) bool, True on artifacts.
-    """
-    side = min(pixels.shape)
-    # the square that shows most of the artifacts
-    top, left = _best_offset(mask.sum(axis=1), side), _best_offset(mask.sum(axis=0), side)
-    square = np.s_[top : top + side, left : left + side]
-    low, high = np.percentile(pixels, [0.5, 99.5])
-    grey = np.clip((pixels[square].astype(np.float64) - low) / max(float(high - low), 1e-9), 0, 1)
-    for shown in (512, 384, 256, 192):
-        small = _resized(grey, shown)
-        artifact = _resized(mask[square], shown) >= 0.5
-        plain = np.repeat((255 * small)[..., None], 3, axis=2)
-        marked = plain.copy()
-        marked[artifact] = 0.75 * marked[artifact] + 0.25 * np.array(_ARTIFACT_COLOUR)
-        edge = artifact & ~_ndimage.binary_erosion(artifact, iterations=2)
-        marked[edge] = _ARTIFACT_COLOUR
-        Image.fromarray(np.hstack([plain, marked]).round().astype(np.uint8)).save(path, optimize=True)
-        if path.stat().st_size < _LARGEST_COVER:
-            return
-
-
-def _resized(values: NDArray[Any], side: int) -> NDArray[np.float32]:
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((side, side), Image.Resampling.BOX))
-
-
-def _best_offset(along: NDArray[Any], side: int) -> int:
-    sums = np.convolve(along.astype(np.float64), np.ones(side), mode="valid")
-    return int(sums.argmax()) if sums.any() else (len(along) - side) // 2
+def halo_text(effect: HaloEffect | None) -> str:
+    """Say what was measured, or that nothing was."""
+    if effect is None:
+        return "It was not measured for this model, whose sample image is too small for two by two tiles."
+    height, width = effect.shape
+    overlapping = (
+        ""
+        if effect.overlapping is None
+        else f"; four tiles of the normalised image that overlap by {OVERLAP_PX} binned pixels, "
+        f"{effect.overlapping:.4f}"
+    )
+    return (
+        f"Measured on {height} x {width} pixels of this package's sample image, the largest difference to the map of "
+        f"the whole image: padded, {effect.padded:.2f}; in four tiles without overlap, each normalised by itself, "
+        f"{effect.tiles:.2f}{overlapping}. `artseg package check` measures it again."
+    )

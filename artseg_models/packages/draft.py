@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +18,31 @@ from numpy.typing import NDArray
 from torch import nn
 
 from artseg_models import __version__
+from artseg_models.backends import OnnxBackend, TorchBackend
 from artseg_models.bundle import cards_folder
 from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.packages.cards import (
     counts_table,
-    draw_cover,
     epochs_text,
     fill_card,
+    halo_text,
     metrics_table,
     settings_text,
     stated,
 )
+from artseg_models.packages.failures import failures_text, find_failures
 from artseg_models.packages.formats import OLDER_FORMAT, in_format
+from artseg_models.packages.halo import OVERLAP_PX, halo_effect
+from artseg_models.packages.pictures import draw_cases, draw_cover
 from artseg_models.packages.rdf import load_yaml, write_yaml
 from artseg_models.packages.run import TrainedRun
 from artseg_models.packages.weights import TOLERANCE, WeightFile
 from artseg_models.predict import TILE_PX, artifact_objects
 
 KINDS = ("classifier", "unet", "combined")
+_FAILURES = "failures.png"
 #: pixels along a side of the test image, before binning asks for more
 _TEST_SIDE = 192
 
@@ -65,6 +74,8 @@ class Shared:
             self.probability,
             max(_TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
         )
+        self.failures = find_failures(trained)
+        self.halo = halo_effect(TorchBackend(trained.unet, "cpu"), trained.sample, binning=trained.result.unet.binning)
 
     def card_fields(self, *, model_name: str, minimum_side: int) -> dict[str, Any]:
         """Give what fills a card, but for the files' names."""
@@ -73,7 +84,9 @@ class Shared:
             "name": model_name,
             "minimum_side": minimum_side,
             "tile_px": TILE_PX * result.unet.binning,
-            "overlap_px": 128 * result.unet.binning,
+            "overlap_px": OVERLAP_PX * result.unet.binning,
+            "halo_text": halo_text(self.halo),
+            "failures_text": failures_text(self.failures, _FAILURES),
             "pooling_px": minimum_side,
             "classifier": result.classifier,
             "unet": result.unet,
@@ -170,6 +183,11 @@ def write_draft(
     )
     draw_cover(folder / "cover.png", shared.trained.sample, labels > 0)
 
+    listed = list(attachments or [])
+    if shared.failures.cases:
+        draw_cases(folder / _FAILURES, [(case.pixels, case.mask) for case in shared.failures.cases])
+        listed.append(_listed(folder / _FAILURES))
+
     sources = cards_folder() / f"artseg-{kind}"
     content = load_yaml(sources / "rdf.yaml")
     model_name = f"{content['name']} ({shared.slug})"
@@ -187,20 +205,47 @@ def write_draft(
     config["bioimageio"] |= {
         "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
         "training": _training(shared, kind),
+        "inference_time": _inference_time(weights["onnx"].path, shared.trained.sample),
         # the Zoo allows at most a hundredth of the largest value
         "reproducibility_tolerance": [
             {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
         ],
     }
+    if shared.trained.hours is not None:
+        # of the whole run: classifier, pseudo-labels and U-Net
+        hardware = {} if shared.trained.hardware is None else {"hardware_type": shared.trained.hardware}
+        config["bioimageio"]["environmental_impact"] = {"hours_used": round(shared.trained.hours, 4), **hardware}
     config["artseg"] = {
         **own,
         "binning": binning,
         "pixel_size_um": result.pixel_size_um,
-        "training": result.training.model_dump(),
+        "recommended_tile_px": TILE_PX * binning,
+        "recommended_overlap_px": OVERLAP_PX * binning,
+        "training": {**result.training.model_dump(), "method": result.method, "settings": shared.trained.settings},
         "scorecam": dict(result.scorecam),
-        "validation": dict(result.validation),
+        "validation": {
+            **result.validation,
+            "looked_at_for_failures": {
+                "images": shared.failures.looked_at,
+                "of": shared.failures.of,
+                "wrong_clean": shared.failures.wrong("clean"),
+                "wrong_artifact": shared.failures.wrong("artifact"),
+            },
+        },
+        # of each weight format to the network in PyTorch
+        "largest_difference": {name: float(f"{file.difference:.2g}") for name, file in weights.items()},
         "artseg_version": __version__,
+        "exported_with": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "bioimageio.core", "bioimageio.spec")},
+        },
     }
+    if kind != "classifier" and shared.halo is not None:
+        config["artseg"]["halo_effect"] = {
+            name: float(f"{value:.3g}")
+            for name, value in vars(shared.halo).items()
+            if name != "shape" and value is not None
+        }
     content |= {
         "name": model_name,
         "id": identifier,
@@ -208,7 +253,7 @@ def write_draft(
         "authors": [{"name": shared.author}],
         "packaged_by": [{"name": shared.author}],
         "license": shared.licence,
-        "attachments": attachments or [],
+        "attachments": listed,
         "links": [other for other in (shared.classifier_id, shared.unet_id) if other != identifier],
         "timestamp": shared.trained.finished.isoformat(timespec="seconds"),
         "version_comment": f"Exported by artseg {__version__} from the run '{result.name}'.",
@@ -245,7 +290,23 @@ def _training(shared: Shared, kind: str) -> dict[str, Any]:
         "optimizer": "torch.optim.Adam",
         "optimizer_kwargs": {"lr": schedule.learning_rate},
         "regularization": "Batch normalisation and augmentation.",
+        # the run's, since its networks learn one from another
+        **({} if shared.trained.hours is None else {"training_duration": round(shared.trained.hours, 4)}),
     }
+
+
+def _inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
+    """Time the ONNX weights on an image: the best of three."""
+    run, given = OnnxBackend(onnx), normalise(pixels)[None, None]
+    seconds: list[float] = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run(given)
+        seconds.append(time.perf_counter() - started)
+    return (
+        f"{min(seconds):.2g} s for an image of {pixels.shape[0]} x {pixels.shape[1]} pixels, by ONNX Runtime on a "
+        f"processor ({platform.machine()}, {os.cpu_count()} cores)"
+    )
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -77,7 +78,8 @@ def export_packages(
     author : str
         Who trained the model.
     maintainer : str, optional
-        GitHub user who answers questions; the Zoo asks for one.
+        GitHub user who answers questions, without whom the Zoo's check warns; the environment variable
+        ARTSEG_MAINTAINER by default.
     licence : str
         SPDX identifier.
 
@@ -96,7 +98,13 @@ def export_packages(
     slug = _slug(name if name is not None else trained.result.name)
     formats = (newest_format(), OLDER_FORMAT)
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
-        shared = Shared(trained, slug, version=version, author=author, maintainer=maintainer, licence=licence)
+        named = maintainer if maintainer is not None else os.environ.get("ARTSEG_MAINTAINER")
+        if named is None:
+            logger.info(
+                "The Model Zoo's check will warn that nobody maintains these models. Name the GitHub user who answers "
+                "questions with --maintainer, or for every export in the environment variable ARTSEG_MAINTAINER."
+            )
+        shared = Shared(trained, slug, version=version, author=author, maintainer=named, licence=licence)
         folders = {kind: Path(temporary) / kind for kind in KINDS}
         for folder in folders.values():
             folder.mkdir()

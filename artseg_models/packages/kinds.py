@@ -58,7 +58,12 @@ def classifier_draft(shared: Shared, folder: Path) -> Draft:
         test_image=shared.test_image,
         test_output=test_output,
         sample_output=sample_output,
-        own={"gate_threshold": shared.trained.result.gate_threshold},
+        own={
+            "gate_threshold": shared.trained.result.gate_threshold,
+            "whole_images_only": True,
+            # the output's channels
+            "classes": {"clean": 0, "artifact": 1},
+        },
     )
 
 

@@ -112,6 +112,10 @@ class TrainedRun:
         When the training ended.
     learning : mapping
         How 'classifier' and 'unet' learned; empty where the run folder does not tell.
+    settings : mapping
+        Every setting of the run (`configuration.json`); empty where the run folder does not tell.
+    hours, hardware : float or None, str or None
+        How long it took, and on what; None where the run folder does not tell.
     """
 
     folder: Path
@@ -121,6 +125,9 @@ class TrainedRun:
     sample: NDArray[Any]
     finished: datetime
     learning: Mapping[str, Learning]
+    settings: Mapping[str, Any]
+    hours: float | None
+    hardware: str | None
 
 
 def read_run(folder: Path) -> TrainedRun:
@@ -173,8 +180,41 @@ def read_run(folder: Path) -> TrainedRun:
             "because of the binning. Choose a larger image."
         )
     finished = datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC)
-    learning = _learning(folder / "configuration.json")
-    return TrainedRun(folder, result, classifier, unet, np.asarray(pixels), finished, learning)
+    cost = _cost(folder / "cost.json")
+    return TrainedRun(
+        folder,
+        result,
+        classifier,
+        unet,
+        np.asarray(pixels),
+        finished,
+        learning=_learning(folder / "configuration.json"),
+        settings=_settings(folder / "configuration.json"),
+        hours=None if cost is None else cost.seconds / 3600,
+        hardware=None if cost is None else cost.hardware,
+    )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Read the settings, and which labels they were used on."""
+    content: dict[str, Any] = read_json(path) if path.is_file() else {}
+    left_out = ("artseg", "method", "device", "labels")
+    settings = {name: value for name, value in content.items() if name not in left_out and value is not None}
+    if "labels" in content:
+        # not `source` and `sha256`, by which a package names its own files
+        settings["labels"] = {"name": content["labels"]["source"], "fingerprint": content["labels"]["sha256"]}
+    return settings
+
+
+class _Cost(_Part):
+    """The run's `cost.json`."""
+
+    seconds: float
+    hardware: str | None = None
+
+
+def _cost(path: Path) -> _Cost | None:
+    return _Cost.model_validate(read_json(path)) if path.is_file() else None
 
 
 def _learning(path: Path) -> dict[str, Learning]:

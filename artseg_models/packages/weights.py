@@ -31,6 +31,17 @@ IR_VERSION = 8
 #: largest difference in probability between a weight format and the network
 TOLERANCE = 1e-4
 
+#: what a reader of the state dict needs
+_ENVIRONMENT = """\
+name: artseg-state-dict
+channels:
+  - conda-forge
+  - nodefaults
+dependencies:
+  - python >=3.9
+  - pytorch >=2.0
+"""
+
 # these libraries' own types are incomplete
 _jit: Any = torch.jit
 _exporter: Any = torch.onnx
@@ -50,10 +61,13 @@ class WeightFile:
         The file.
     entry : mapping
         What rdf.yaml says of it, with its SHA-256.
+    difference : float
+        The largest to the network, over all images that it was compared on.
     """
 
     path: Path
     entry: Mapping[str, Any]
+    difference: float
 
 
 def write_weights(
@@ -105,6 +119,8 @@ def write_weights(
     copied = folder / architecture[-1].name
     copied.write_text(_joined(architecture), encoding="utf-8", newline="\n")
     version = torch.__version__.split("+")[0]
+    environment = folder / "environment.yaml"
+    environment.write_text(_ENVIRONMENT, encoding="utf-8", newline="\n")
     state_dict, script, graph = (
         folder / "weights.pt",
         folder / "weights-torchscript.pt",
@@ -117,7 +133,7 @@ def write_weights(
     _write_onnx(network, example, graph, output=output, output_axes=output_axes)
 
     class_name = type(network).__name__
-    _compare(
+    differences = _compare(
         network,
         {
             # built from the copied file, as a reader of the package does
@@ -144,7 +160,9 @@ def write_weights(
                     "kwargs": dict(arguments),
                 },
                 "pytorch_version": version,
+                "dependencies": {"source": environment.name, "sha256": sha256(environment)},
             },
+            differences["pytorch_state_dict"],
         ),
         "torchscript": WeightFile(
             script,
@@ -155,6 +173,7 @@ def write_weights(
                 "pytorch_version": version,
                 "parent": "pytorch_state_dict",
             },
+            differences["torchscript"],
         ),
         "onnx": WeightFile(
             graph,
@@ -165,6 +184,7 @@ def write_weights(
                 "opset_version": OPSET,
                 "parent": "pytorch_state_dict",
             },
+            differences["onnx"],
         ),
     }
 
@@ -248,7 +268,7 @@ def _noise(shapes: Sequence[tuple[int, int]]) -> list[NDArray[np.float32]]:
 
 def _compare(
     network: nn.Module, formats: Mapping[str, Backend], images: Sequence[NDArray[np.float32]], decided: Decided | None
-) -> None:
+) -> dict[str, float]:
     reference = TorchBackend(network, "cpu")
     largest = dict.fromkeys(formats, 0.0)
     for image in images:
@@ -275,3 +295,4 @@ def _compare(
         type(network).__name__,
         ", ".join(f"{name} {difference:.1e}" for name, difference in largest.items()),
     )
+    return largest

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 import zipfile
 from collections.abc import Callable
@@ -19,11 +21,15 @@ import torch
 import yaml
 from bioimageio.spec.model.v0_5 import ModelDescr
 from PIL import Image
+from scipy import ndimage
 
+from artseg_models.backends import OnnxBackend
 from artseg_models.errors import ArtSegError
+from artseg_models.methods.runs import configure
 from artseg_models.packages import export, weights
 from artseg_models.packages.check import check_description, check_package
 from artseg_models.packages.export import export_packages
+from artseg_models.packages.halo import halo_effect
 from artseg_models.packages.read import read_package
 from artseg_models.packages.run import read_run
 from artseg_models.predict import Predictor
@@ -50,10 +56,11 @@ def test_the_zoos_own_test_passes_for_every_weight_format(packages: dict[str, Pa
         "description": "passed",
         **dict.fromkeys(FORMATS, "passed"),
         "pytorch_state_dict": "not run" if older else "passed",
+        **({"halo, tiles": "passed"} if kind in ("unet", "older_unet", "combined") else {}),
     }
     # a GitHub user cannot be invented; nothing else may be missing
     assert findings[1].detail.startswith("Missing `maintainers`")
-    assert re.fullmatch(r"[^;]*; \d+% of the fields filled, by the Zoo's measure", findings[1].detail)
+    assert re.fullmatch(r"[^;]*; [\d.]+% of the fields filled, by the Zoo's measure", findings[1].detail)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +102,7 @@ def test_every_file_is_listed_and_nothing_else_is_packed(packages: dict[str, Pat
         "README.md",
         "cover.png",
         "unet.py",
+        "environment.yaml",
         "weights.pt",
         "weights-torchscript.pt",
         "weights.onnx",
@@ -113,7 +121,12 @@ def test_settings_of_the_run_travel_in_the_package(packages: dict[str, Path]) ->
     assert (ours["binning"], ours["pixel_size_um"]) == (2, 0.59)
     assert ours["classifier"]["id"] == description(packages["classifier"])["id"]
     assert ours["training"]["counts"]["train"] == {"clean": 7, "artifact": 9}
-    assert ours["validation"] == {"image_f1": 0.91234, "pixel_iou": None}
+    assert {name: ours["validation"][name] for name in ("image_f1", "pixel_iou")} == {
+        "image_f1": 0.91234,
+        "pixel_iou": None,
+    }
+    assert ours["largest_difference"].keys() == set(FORMATS)
+    assert max(ours["largest_difference"].values()) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,7 +209,8 @@ def test_how_to_use_it_elsewhere_is_on_the_cards(packages: dict[str, Path]) -> N
             cards[kind] = opened.read("README.md").decode()
     assert "load `tiny-run-unet-0.5.10.zip`, choose the whole image as" in cards["unet"]
     assert "at least 2048 pixels, sides and positions multiples of 64, that" in cards["unet"]
-    assert "For a mask, take `tiny-run-combined.zip`" in cards["unet"]
+    assert "for programs that only run a network: `tiny-run-combined.zip`" in cards["unet"]
+    assert "setThreshold(0.6, 1);" in cards["unet"], "the macro cuts at the model's cutoff"
     macro = cards["combined"].split("**deepImageJ.**")[1].split("**CellProfiler")[0]
     assert 'model = "/path/to/Fiji.app/models/artseg-tiny-run-combined";' in macro
     assert '"size=25-Infinity pixel show=Masks add"' in macro
@@ -223,9 +237,6 @@ def test_how_the_networks_learned_is_stated_where_the_run_tells(
     assert classifier["training_preprocessing"].endswith("Augmentation: flips True.")
     assert unet["training_preprocessing"].endswith("Augmentation: none.")
     assert (unet["initial_learning_rate"], unet["loss_function"]) == (0.003, "torch.nn.BCEWithLogitsLoss")
-    filled = re.search(r"(\d+)% of the fields filled", check_description(unpacked(exported.unet, tmp_path)).detail)
-    assert filled is not None
-    assert int(filled[1]) >= 75
     assert description(packages["unet"])["config"]["bioimageio"]["training"] == {}, "what is not known is not stated"
 
 
@@ -240,6 +251,117 @@ def unpacked(package: Path, folder: Path) -> Path:
     with zipfile.ZipFile(package) as opened:
         opened.extractall(folder / package.stem)
     return folder / package.stem
+
+
+@pytest.fixture(scope="module")
+def full_run(run: Path, sample: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a training leaves it: its settings, what it cost, and validation images that are still there."""
+    folder = tmp_path_factory.mktemp("full")
+    copy = shutil.copytree(run, folder / "run")
+    (copy / "configuration.json").write_text(json.dumps(configure("quick").model_dump(mode="json") | LABELS))
+    (copy / "cost.json").write_text(json.dumps({"seconds": 1800.0, "hardware": "a processor"}))
+    tifffile.imwrite(folder / "marked.tif", sample[:, :131])  # the gate lets it pass
+    tifffile.imwrite(folder / "missed.tif", sample)  # and this it does not
+    rows = ["image,label,split", "../marked.tif,clean,validation", "../missed.tif,artifact,validation"]
+    (copy / "splits.csv").write_text("\n".join(rows) + "\n")
+    return copy
+
+
+LABELS = {"labels": {"source": "labels.csv", "sha256": "0" * 64}}
+
+
+@pytest.fixture(scope="module")
+def full(full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its packages, with a maintainer."""
+    return export_packages(full_run, tmp_path_factory.mktemp("packages"), maintainer="bioimageiobot")._asdict()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "older_unet"])
+def test_more_than_nine_tenths_of_the_fields_are_filled_and_nothing_warns(
+    full: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    checked = check_description(unpacked(full[kind], tmp_path))
+    assert checked.outcome == "passed"
+    filled = re.fullmatch(r"([\d.]+)% of the fields filled, by the Zoo's measure", checked.detail)
+    assert filled is not None, f"no warning before it: {checked.detail}"
+    assert float(filled[1]) > 90
+
+
+def test_a_maintainer_whom_nobody_can_look_up_is_no_obstacle(full_run: Path, tmp_path: Path) -> None:
+    """As on a computer without network."""
+    code = (
+        "import httpx, sys; from pathlib import Path\n"
+        "def offline(*given, **options): raise httpx.ConnectError('no network')\n"
+        "httpx.get = offline\n"
+        "from artseg_models.packages.export import export_packages\n"
+        "from artseg_models.packages.check import check_description\n"
+        "import zipfile\n"
+        "path = export_packages(Path(sys.argv[1]), Path(sys.argv[2]), maintainer='a-user-nobody-knows').unet\n"
+        "zipfile.ZipFile(path).extractall(Path(sys.argv[2]) / 'unet')\n"
+        "print(check_description(Path(sys.argv[2]) / 'unet').detail)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(full_run), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "no network to ask GitHub for the user a-user-nobody-knows" in done.stdout
+    assert yaml.safe_load((tmp_path / "unet" / "rdf.yaml").read_text())["maintainers"] == [
+        {"github_user": "a-user-nobody-knows"}
+    ]
+
+
+def test_cards_show_failures_in_pictures(full: dict[str, Path], tmp_path: Path) -> None:
+    folder = unpacked(full["unet"], tmp_path)
+    card = (folder / "README.md").read_text()
+    assert "2 of the 2 validation images were looked at" in card
+    assert "it calls 1 clean and 1 artifact images wrong" in card
+    assert re.search(r"^1\. labelled clean: [\d.]+ % of it is marked", card, re.MULTILINE)
+    assert re.search(r"^2\. labelled artifact: nothing is marked, the gate calls it clean", card, re.MULTILINE)
+    assert "](failures.png)" in card
+    with Image.open(folder / "failures.png") as picture:
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+    orange = (np.abs(shown - np.array([255, 166, 43])).sum(axis=2) < 30).nonzero()
+    assert orange[0].min() > shown.shape[0] // 2, "outlines are drawn below"
+    assert orange[1].max() < shown.shape[1] // 2, "nothing is marked in the missed one"
+    attached = description(full["unet"])["attachments"]
+    assert {entry["source"] for entry in attached} == {"classifier.onnx", "failures.png"}
+    looked_at = description(full["unet"])["config"]["artseg"]["validation"]["looked_at_for_failures"]
+    assert looked_at == {"images": 2, "of": 2, "wrong_clean": 1, "wrong_artifact": 1}
+
+
+def test_what_a_training_cost_and_was_set_to_travels_along(full: dict[str, Path]) -> None:
+    content = description(full["unet"])["config"]
+    assert content["bioimageio"]["environmental_impact"] == {"hours_used": 0.5, "hardware_type": "a processor"}
+    assert content["bioimageio"]["training"]["training_duration"] == 0.5
+    assert content["artseg"]["training"]["settings"]["unet"]["schedule"]["epochs"] == 16
+    assert content["artseg"]["training"]["settings"]["labels"]["name"] == "labels.csv"
+    assert re.match(r"[\d.e-]+ s for an image of 201 x 233 pixels", content["bioimageio"]["inference_time"])
+
+
+def test_the_cards_figures_of_the_halo_are_measured(full: dict[str, Path], sample: np.ndarray, tmp_path: Path) -> None:
+    folder = unpacked(full["unet"], tmp_path)
+    measured = halo_effect(OnnxBackend(folder / "weights.onnx"), sample, binning=2)
+    assert measured is not None
+    assert measured.shape == (128, 128)
+    assert measured.padded > 0.001
+    assert measured.overlapping is None, "256 pixels of overlap are more than the image"
+    assert f"padded, {measured.padded:.2f}; in four tiles without overlap" in (folder / "README.md").read_text()
+    stated = description(full["unet"])["config"]["artseg"]["halo_effect"]
+    assert stated["tiles"] == pytest.approx(measured.tiles, abs=1e-3)
+
+
+def test_tiles_that_overlap_enough_agree_with_the_whole_image() -> None:
+    """A network that sees seven binned pixels: overlapping tiles are exact, tiles by themselves are not."""
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(image, (1, 1, 7, 7), mode="nearest")
+
+    pixels = np.random.default_rng(0).normal(100, 20, (600, 700)) + np.linspace(0, 90, 700)
+    measured = halo_effect(blurred, pixels, binning=1)
+    assert measured is not None
+    assert measured.shape == (512, 512)
+    assert measured.overlapping is not None
+    assert measured.overlapping < 1e-5
+    assert measured.tiles > 0.1
 
 
 def test_a_configuration_that_does_not_tell_is_no_obstacle(
@@ -260,7 +382,7 @@ def test_covers_have_the_zoos_shape_and_size(packages: dict[str, Path], tmp_path
 
 
 def test_covers_outline_what_the_network_found(tmp_path: Path, sample: np.ndarray) -> None:
-    from artseg_models.packages.cards import draw_cover
+    from artseg_models.packages.pictures import draw_cover
 
     mask = np.zeros(sample.shape, dtype=bool)
     mask[90:150, 30:90] = True

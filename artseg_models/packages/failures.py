@@ -1,0 +1,189 @@
+"""Where a model fails on its run's validation images: what a card has to show."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artseg_models.errors import ArtSegError
+from artseg_models.images import normalise, read_image
+from artseg_models.labels import Label, LabelledImage, read_labels
+from artseg_models.packages.run import TrainedRun
+from artseg_models.predict import artifact_objects
+from artseg_models.progress import track
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_OF_EACH = 2
+_OUTLINES = "That an image is called right does not mean that all of an artifact is marked: see how much of each is."
+_LOOKED_AT = 24
+#: binned pixels looked at in all: a minute or two of a large network on a processor
+_LOOKED_AT_PX = 40_000_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image that a model gets wrong, or nearly.
+
+    Attributes
+    ----------
+    label : {'clean', 'artifact'}
+        What a person called the image.
+    wrong : bool
+        Whether the model contradicts it.
+    severity : float
+        To sort cases of a label by; larger is worse.
+    pixels : ndarray
+        (y, x), as stored.
+    mask : ndarray
+        (y, x) bool, what the model marks.
+    says : str
+        What happened, in words.
+    """
+
+    label: Label
+    wrong: bool
+    severity: float
+    pixels: NDArray[Any]
+    mask: NDArray[np.bool_]
+    says: str
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What was found.
+
+    Attributes
+    ----------
+    cases : tuple of Case
+        Clean images first, the worst first.
+    looked_at : int
+        How many validation images were predicted.
+    of : int
+        How many there are.
+    contradicted : mapping of label to int
+        How many of those that were looked at the model calls wrong.
+    """
+
+    cases: tuple[Case, ...]
+    looked_at: int
+    of: int
+    contradicted: Mapping[Label, int]
+
+    def wrong(self, label: Label) -> int:
+        """Of the images with this label that were looked at, how many the model calls wrong."""
+        return self.contradicted[label]
+
+
+def find_failures(trained: TrainedRun) -> Failures:
+    """Predict validation images of a run and keep the worst of each label.
+
+    Only labels of whole images are used. Images that are no longer where they were are left out.
+
+    Parameters
+    ----------
+    trained : TrainedRun
+        The run; its `splits.csv` names the images.
+    """
+    table = trained.folder / "splits.csv"
+    try:
+        items = read_labels(table).of_split("validation") if table.is_file() else ()
+    except ArtSegError as error:
+        logger.info("The card shows no failures: %s", error)
+        items = ()
+    chosen = _spread(items, _number(trained, len(items)))
+    worst: dict[Label, list[Case]] = {"clean": [], "artifact": []}
+    contradicted: dict[Label, int] = {"clean": 0, "artifact": 0}
+    looked_at = 0
+    for item in track(chosen, "Looking for failures to show on the cards", len(chosen)):
+        try:
+            pixels = read_image(item.path, plane=trained.settings.get("plane")).pixels
+        except ArtSegError as error:
+            logger.info("Not looked at: %s", error)
+            continue
+        looked_at += 1
+        kept = worst[item.label]
+        case = _case(trained, item, pixels)
+        contradicted[item.label] += case.wrong
+        kept.append(case)
+        kept.sort(key=lambda case: (not case.wrong, -case.severity))
+        del kept[_SHOWN_OF_EACH:]
+    return Failures((*worst["clean"], *worst["artifact"]), looked_at, len(items), contradicted)
+
+
+def _number(trained: TrainedRun, there: int) -> int:
+    binned = trained.sample.size / trained.result.unet.binning**2
+    return min(there, _LOOKED_AT, max(2 * _SHOWN_OF_EACH, int(_LOOKED_AT_PX / binned)))
+
+
+def _spread(items: Sequence[LabelledImage], number: int) -> list[LabelledImage]:
+    """Take images evenly, half of each label as far as there are so many."""
+    chosen: list[LabelledImage] = []
+    for label in ("clean", "artifact"):
+        of_label = [item for item in items if item.label == label]
+        places = min(len(of_label), -(-number // 2))
+        chosen += [of_label[round(place * (len(of_label) - 1) / max(places - 1, 1))] for place in range(places)]
+    return chosen
+
+
+def _case(trained: TrainedRun, item: LabelledImage, pixels: NDArray[Any]) -> Case:
+    result = trained.result
+    given = torch.as_tensor(normalise(pixels)[None, None])
+    with torch.inference_mode():
+        image_probability = float(trained.classifier(given)[0, 1])
+        probability = trained.unet(given)[0, 0].numpy()
+    gate_open = result.gate_threshold is None or image_probability >= result.gate_threshold
+    mask = np.zeros(probability.shape, np.bool_)
+    if gate_open:
+        mask = artifact_objects(probability, cutoff=result.cutoff, smallest_artifact_px=result.smallest_artifact_px) > 0
+    area, peak = float(mask.mean()), float(probability.max())
+    if item.label == "clean":
+        wrong = bool(mask.any())
+        said = f"{100 * area:.2f} % of it is marked" if wrong else "nothing is marked"
+        severity = area if wrong else image_probability
+    else:
+        wrong = not mask.any()
+        said = f"{100 * area:.2f} % of it is marked"
+        if wrong:
+            said = "nothing is marked, the gate calls it clean" if not gate_open else "nothing is marked"
+        severity = 1 - peak if wrong else -area
+    says = (
+        f"labelled {item.label}: {said} (probability of the image {image_probability:.2f}, of its likeliest pixel "
+        f"{peak:.2f})"
+    )
+    return Case(item.label, wrong, severity, pixels, mask, says)
+
+
+def failures_text(failures: Failures, picture: str) -> str:
+    """Write what the picture shows, in Markdown.
+
+    Parameters
+    ----------
+    failures : Failures
+        What was found.
+    picture : str
+        Name of the picture in the package.
+    """
+    if not failures.cases:
+        return (
+            "The validation images were not at hand when this package was written, so no picture of a failure is here; "
+            "`artseg evaluate` on your own labels writes a sheet that begins with the worst."
+        )
+    wrong = sum(failures.contradicted.values())
+    seen = f"{failures.looked_at} of the {failures.of} validation images were looked at when this package was written"
+    lead = (
+        f"{seen}; it calls {failures.wrong('clean')} clean and {failures.wrong('artifact')} artifact images wrong. "
+        f"Shown are the worst, at most {_SHOWN_OF_EACH} of each label; above the image, below what is marked."
+        if wrong
+        else f"{seen}, and it calls none of them wrong. Shown are the closest; above the image, below what is marked."
+    )
+    lines = [f"{number}. {case.says}." for number, case in enumerate(failures.cases, start=1)]
+    return "\n".join(
+        [lead, "", f"![Images numbered from 1, and what is marked in them]({picture})", "", *lines, "", _OUTLINES]
+    )
