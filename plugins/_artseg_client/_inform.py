@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.parse
@@ -224,7 +225,7 @@ def _run(command, *arguments):
         "\n".join(line.rstrip() for line in stream.decode("utf-8", "replace").strip().splitlines())
         for stream in (ran.stdout, ran.stderr)
     )
-    if "No module named" in complained and "artseg_models" in complained:
+    if re.search("No module named '?artseg_models", complained):
         raise ServiceError(not_installed(command[0]))
     if ran.returncode != 0 or not said:
         raise ServiceError(complained or f"{command[0]} ended with exit code {ran.returncode} and said nothing.")

@@ -6,6 +6,7 @@ lock which one stays, the others end with ALREADY_RUNNING, and every worker find
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -215,6 +216,6 @@ def _now():
 
 
 def _why_it_died(command, code, log, lines):
-    if "No module named" in lines and "artseg_models" in lines:
+    if re.search("No module named '?artseg_models", lines):
         return not_installed(command[0])
     return f"artseg's service ended at its start with exit code {code}. Its log is {log} and ends with:\n{lines}"
