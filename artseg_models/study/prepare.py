@@ -28,7 +28,7 @@ from artseg_models.labels import (
     write_labels,
 )
 from artseg_models.progress import track
-from artseg_models.simulate import simulate_training_set
+from artseg_models.simulate import simulate_family, simulate_training_set
 from artseg_models.study import paper
 from artseg_models.study.configuration import Dataset, Pairs, Simulated
 from artseg_models.training.fields import binned
@@ -186,7 +186,15 @@ def _simulate(wanted: Simulated, folder: Path) -> None:
             artifact_fraction=wanted.artifact_fraction or 0.5,
         )
         return
-    raise ArtSegError(f"This version does not simulate the family {wanted.family} in a study yet.")
+    simulate_family(
+        folder,
+        wanted.family,
+        fields=wanted.fields,
+        seed=wanted.seed,
+        scale=wanted.scale,
+        prevalence=wanted.artifact_fraction,
+        fluorescence=True,  # the outlines of nuclei come with it
+    )
 
 
 def _paired(name: str, pairs: Pairs, data: Path) -> LabelSet:

@@ -148,3 +148,21 @@ def test_proportions_of_the_paper(squares: Path, tmp_path: Path) -> None:
     made = prepare("a", dataset(labels="free.csv", family="cho-m4r"), tmp_path / "a", data=tmp_path)
     counts = Counter(item.split for item in made.labels.images)
     assert [counts[split] for split in ("train", "validation", "test")] == [14, 4, 6]  # 1386, 404, 572 of 24
+
+
+def test_a_simulated_family_counts_in_pixels_of_the_papers_microscope(tmp_path: Path) -> None:
+    simulate = {"family": "cho-m4r", "fields": 24, "scale": 0.08, "artifact_fraction": None}
+    fields = {"simulate": simulate, "family": "cho-m4r", "twins": ["train", "validation", "test"], "longest_side": 60}
+    made = prepare("a", dataset(**fields), tmp_path / "a", data=tmp_path)
+    assert made.binning == 2
+    assert made.area_of_pixel == pytest.approx((2 / 0.08) ** 2)
+    assert made.pixel_size_um == pytest.approx(0.323, rel=1e-3)
+    assert made.nuclei is not None
+    assert len(list(made.nuclei.iterdir())) == 24
+    counts = Counter((item.split, item.label) for item in made.labels.images)
+    for split in ("train", "validation", "test"):
+        assert counts[split, "clean"] == counts[split, "artifact"] > 0
+    # another data set of the study that asks for the same images takes these
+    with pytest.raises(ArtSegError, match="twins makes clean ones"):
+        prepare("b", dataset(simulate=simulate, longest_side=60), tmp_path / "b", data=tmp_path)
+    assert len(list(tmp_path.glob("simulated-*"))) == 1
