@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -48,10 +48,10 @@ asked = 0
 for line in sys.stdin:
     answers = []
     for _ in range(int(line)):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         answer = segment(images[asked % len(images)], sys.argv[3], device=sys.argv[4])
-        seconds = time.perf_counter() - started
-        answers.append([seconds, answer.result["seconds"], int((answer.labels > 0).sum())])
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
+        answers.append([seconds, busy, answer.result["seconds"], int((answer.labels > 0).sum())])
         asked += 1
     print(json.dumps(answers), flush=True)
 """
@@ -97,6 +97,9 @@ class ServiceBenchmark:
         Part of that in which the service predicted.
     ratio : float
         Median over the images of client over own process.
+    processor_ratio : float
+        Processor time of client and service over that of the own process, all images together. Where other work keeps
+        the machine busy, times by the clock tell who got a processor when; this does not.
     crowds : tuple of Crowd
     """
 
@@ -110,6 +113,7 @@ class ServiceBenchmark:
     client_seconds: float
     network_seconds: float
     ratio: float
+    processor_ratio: float
     crowds: tuple[Crowd, ...]
 
     def fields(self) -> dict[str, Any]:
@@ -169,26 +173,59 @@ def benchmark_service(
         environment = os.environ | {"ARTSEG_STATE_DIR": str(state), "ARTSEG_PYTHON": sys.executable}
         with _clients(max(clients), arguments, environment) as asked, _no_service_left(state):
             first = asked[0](1)[0]
-            detour = _detour(read, device, fields, asked[0], images)
-            crowds = _crowds(state, asked, clients, max(clients) * _IMAGES_EACH)
-    inside, outside = [pair[0] for pair in detour], [pair[1] for pair in detour]
+            service = _service_of(state)
+            turns = _detour(read, device, fields, asked[0], service, images)
+            crowds = _crowds(service, asked, clients, max(clients) * _IMAGES_EACH)
     return ServiceBenchmark(
         model=read.id,
         sha256=read.sha256,
         device=resolve_device(device),
         shape=shape,
         images=images,
-        first_seconds=first[0],
-        inside_seconds=statistics.median(inside),
-        client_seconds=statistics.median(answer[0] for answer in outside),
-        network_seconds=statistics.median(answer[1] for answer in outside),
-        ratio=statistics.median(there[0] / here for here, there in zip(inside, outside, strict=True)),
+        first_seconds=first.seconds,
+        inside_seconds=statistics.median(turn.seconds for turn in turns),
+        client_seconds=statistics.median(turn.answer.seconds for turn in turns),
+        network_seconds=statistics.median(turn.answer.network_seconds for turn in turns),
+        ratio=statistics.median(turn.answer.seconds / turn.seconds for turn in turns),
+        processor_ratio=sum(turn.answer.busy + turn.service_busy for turn in turns) / sum(turn.busy for turn in turns),
         crowds=crowds,
     )
 
 
-#: asks a client process for so many images; gives seconds, seconds of the network, and artifact pixels of each
-_Client = Callable[[int], list[tuple[float, float, int]]]
+class _Answer(NamedTuple):
+    """Of one image, as the client measured it: seconds, its processor's, the network's, and artifact pixels."""
+
+    seconds: float
+    busy: float
+    network_seconds: float
+    artifact_px: int
+
+
+#: asks a client process for so many images
+_Client = Callable[[int], list[_Answer]]
+
+
+class _Turn(NamedTuple):
+    """One image in this process, then through the service; `busy` is processor time in seconds."""
+
+    seconds: float
+    busy: float
+    answer: _Answer
+    service_busy: float
+
+
+def _service_of(state: Path) -> psutil.Process:
+    """Find the process of the one service of a state folder."""
+    (path,) = state.glob("service-*.json")
+    rendezvous = read_rendezvous(path)
+    if rendezvous is None:
+        raise ArtSegError("The service ended during the benchmark. Try again.")
+    return psutil.Process(rendezvous.pid)
+
+
+def _busy(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 @contextlib.contextmanager
@@ -217,11 +254,11 @@ def _clients(count: int, arguments: Sequence[str], environment: dict[str, str]) 
 
 
 def _asker(process: subprocess.Popen[str]) -> _Client:
-    def ask(images: int) -> list[tuple[float, float, int]]:
+    def ask(images: int) -> list[_Answer]:
         assert process.stdin is not None
         process.stdin.write(f"{images}\n")
         process.stdin.flush()
-        return [tuple(answer) for answer in json.loads(_line(process))]
+        return [_Answer(*answer) for answer in json.loads(_line(process))]
 
     return ask
 
@@ -252,37 +289,40 @@ def _no_service_left(state: Path) -> Generator[None]:
 
 
 def _detour(
-    package: Package, device: str, fields: NDArray[np.float32], client: _Client, images: int
-) -> list[tuple[float, tuple[float, float, int]]]:
-    """Predict in this process and through the client by turns; gives seconds here, and the client's answer."""
+    package: Package,
+    device: str,
+    fields: NDArray[np.float32],
+    client: _Client,
+    service: psutil.Process,
+    images: int,
+) -> list[_Turn]:
+    """Predict in this process and through the client by turns."""
     predictor = Predictor(package, device=device)
     # the client has asked for the first field already; both sides warm up with the next
     expected = [int(predictor.predict(field).mask.sum()) for field in fields]
     client(1)
-    times: list[tuple[float, tuple[float, float, int]]] = []
+    turns: list[_Turn] = []
     for n in range(images):
         field = (n + 2) % len(fields)
         time.sleep(_REST_SECONDS)
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         predictor.predict(fields[field])
-        here = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         time.sleep(_REST_SECONDS)
-        there = client(1)[0]
-        if there[2] != expected[field]:
+        service_busy = _busy(service)
+        answer = client(1)[0]
+        if answer.artifact_px != expected[field]:
             raise ArtSegError(
-                f"The service found {there[2]} artifact pixels where this process found {expected[field]}: another "
-                "version of artseg answers. End it (artseg serve --stop) and try again."
+                f"The service found {answer.artifact_px} artifact pixels where this process found {expected[field]}: "
+                "another version of artseg answers. End it (artseg serve --stop) and try again."
             )
-        times.append((here, there))
-    return times
+        turns.append(_Turn(seconds, busy, answer, _busy(service) - service_busy))
+    return turns
 
 
-def _crowds(state: Path, asked: Sequence[_Client], clients: Sequence[int], images: int) -> tuple[Crowd, ...]:
-    (path,) = state.glob("service-*.json")
-    rendezvous = read_rendezvous(path)
-    if rendezvous is None:
-        raise ArtSegError("The service ended during the benchmark. Try again.")
-    service = psutil.Process(rendezvous.pid)
+def _crowds(
+    service: psutil.Process, asked: Sequence[_Client], clients: Sequence[int], images: int
+) -> tuple[Crowd, ...]:
     speeds: dict[int, list[float]] = {count: [] for count in clients}
     memory: dict[int, float] = dict.fromkeys(clients, 0.0)
     for _ in range(_ROUNDS):

@@ -45,6 +45,7 @@ def benchmark_service(
         ("the same through the service", f"{1000 * found.client_seconds:.0f} ms"),
         ("of that, in the network", f"{1000 * found.network_seconds:.0f} ms"),
         ("service over own process", f"{found.ratio:.3f}"),
+        ("the same in processor time", f"{found.processor_ratio:.3f}"),
     ):
         table.add_row(row, value)
     console.print(table, highlight=False)

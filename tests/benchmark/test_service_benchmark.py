@@ -33,6 +33,7 @@ def test_the_figures_are_of_one_service_that_is_gone_afterwards(
     assert [crowd["clients"] for crowd in figures["crowds"]] == [1, 2, 4]
     assert figures["crowds"][0]["relative"] == 1
     assert all(crowd["resident_mib"] > 20 and crowd["images_per_second"] > 0 for crowd in figures["crowds"])
+    assert figures["processor_ratio"] > 0
     assert "service over own process" in done.output
     assert "memory of the service" in done.output
     until = time.monotonic() + 20  # it may still be on its way out
