@@ -209,7 +209,9 @@ def test_dust_takes_signal_away() -> None:
         if under.sum() > 60:
             losses.append(float(spoilt.signal[under].mean()) / float(clean.signal[under].mean()))
     assert len(losses) >= 3
-    assert np.median(losses) < 0.85
+    # grit takes much, flakes that let light through take little, and some dust glows
+    assert np.percentile(losses, 30) < 0.85
+    assert np.median(losses) < 0.95
 
 
 def test_sizes_go_from_tiny_to_a_fifth_of_the_field() -> None:
