@@ -11,7 +11,7 @@ from artseg_models.cli.terminal import LABELS_HELP, app, console
 from artseg_models.errors import ArtSegError
 
 #: kept equal to `artseg_models.methods.METHODS` by a test: importing that would load PyTorch for --help
-Method = Literal["scorecam-unet", "unet", "scorecam"]
+Method = Literal["scorecam-unet", "unet", "scorecam", "autoencoder", "padim", "patch-svdd"]
 
 
 @app.command(rich_help_panel="Main job")
@@ -25,7 +25,8 @@ def train(
         Method,
         typer.Option(
             help="What learns. scorecam-unet: the method of this program. unet: a U-Net trained on drawn masks. "
-            "scorecam: the classifier's maps alone. The others are for comparison."
+            "scorecam: the classifier's maps alone. autoencoder, padim, patch-svdd: what differs from clean "
+            "images, from which alone they learn."
         ),
     ] = "scorecam-unet",
     preset: Annotated[

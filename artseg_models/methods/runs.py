@@ -22,7 +22,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
 from artseg_models.images import BrightfieldImage, read_image, write_image
 from artseg_models.labels import LabelSet, read_labels, require_both_classes, with_splits, write_labels
-from artseg_models.methods import scorecam, scorecam_unet, unet
+from artseg_models.methods import autoencoder, padim, patch_svdd, scorecam, scorecam_unet, unet
 from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
@@ -43,7 +43,9 @@ from artseg_models.training.fields import Split, require_masks
 logger = logging.getLogger(__name__)
 
 #: Every method by its name.
-METHODS: Mapping[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in (scorecam_unet, unet, scorecam)}
+METHODS: Mapping[str, Recipe] = {
+    module.RECIPE.name: module.RECIPE for module in (scorecam_unet, unet, scorecam, autoencoder, padim, patch_svdd)
+}
 DEFAULT_METHOD = "scorecam-unet"
 
 

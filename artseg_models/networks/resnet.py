@@ -109,6 +109,12 @@ class ResNet(nn.Module):
             x = block(x)
         return x
 
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """Activation maps after layers 1, 2 and 3 (strides 4, 8, 16) of a binned image (batch, 1, y, x)."""
+        first = self.activations(image, 1)
+        second = self.layer2(first)
+        return [first, second, self.layer3(second)]
+
     def binned_logits(self, image: Tensor) -> Tensor:
         """Logits (batch, 2), clean and artifact, of a binned image (batch, 1, y, x) float32."""
         return self.fc(self.activations(image).mean(dim=(2, 3)))

@@ -23,16 +23,17 @@ class Schedule(Settings):
 
     epochs: int = Field(default=150, ge=1, description="Passes over the training images.")
     learning_rate: float = Field(default=0.002, gt=0, description="Adam's initial learning rate.")
-    decay: Literal["plateau", "one-cycle"] = Field(
+    decay: Literal["plateau", "one-cycle", "constant"] = Field(
         default="plateau",
-        description="How the rate changes: it drops when the validation loss stands still, as in the paper, or rises "
-        "and falls once over all epochs, which suits short trainings.",
+        description="How the rate changes: it drops when the validation loss stands still, as in the paper; or rises "
+        "and falls once over all epochs, which suits short trainings; or stays.",
     )
     patience: int = Field(
         default=10, ge=1, description="Epochs without a better validation loss before the rate drops."
     )
     factor: float = Field(default=0.1, gt=0, lt=1, description="By how much the rate drops.")
     batch: int = Field(default=8, ge=1, description="Images or crops in one step.")
+    weight_decay: float = Field(default=0.0, ge=0, description="How much Adam shrinks the weights.")
 
 
 class Augmentation(Settings):
@@ -136,6 +137,20 @@ class SupervisedSettings(RunSettings):
         default="fp32",
         description="Numbers in training; auto: bf16 where a short measurement finds it faster. Only fp32 on the CPU "
         "repeats bit for bit.",
+    )
+
+
+class AnomalySettings(RunSettings):
+    """What the methods that learn from clean images alone have in common."""
+
+    binning: int | None = Field(
+        default=None, ge=1, description="Pixels averaged into one along y and x; None: to about 256 pixels a side."
+    )
+    scale: Literal["range", "clean"] = Field(
+        default="range",
+        description="How scores become 0..1. range: from the lowest to the highest of the validation images, as the "
+        "published programs do over their test images. clean: 0.5 is what one in a thousand pixels of clean "
+        "validation images reaches, and no score is cut off.",
     )
 
 

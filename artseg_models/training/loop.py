@@ -74,7 +74,7 @@ def train_network(
         network.load_state_dict(torch.load(finished, weights_only=True))
         network.eval()
         return
-    optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.patience)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}

@@ -27,15 +27,26 @@ def tiny() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def spotted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """labels.csv of 24 noisy 16-bit images of 96 x 80 pixels; artifact images hold one bright disc, with its mask."""
-    folder = tmp_path_factory.mktemp("spotted")
+    return _write_spotted(tmp_path_factory.mktemp("spotted"), shape=(96, 80), count=24)
+
+
+@pytest.fixture(scope="session")
+def larger_spotted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 14 images of 144 x 136 pixels, which hold the patches of the methods that learn clean images."""
+    return _write_spotted(tmp_path_factory.mktemp("larger"), shape=(144, 136), count=14)
+
+
+def _write_spotted(folder: Path, *, shape: tuple[int, int], count: int) -> Path:
     random = np.random.default_rng(0)
     rows = ["image,label,split,group,mask"]
-    y, x = np.mgrid[:96, :80]
-    for index in range(24):
+    height, width = shape
+    y, x = np.mgrid[:height, :width]
+    for index in range(count):
         artifact = index % 2 == 0
-        image = random.normal(8000, 300, (96, 80))
-        disc = (y - random.uniform(20, 76)) ** 2 + (x - random.uniform(20, 60)) ** 2 < random.uniform(8, 14) ** 2
-        split = "validation" if index in (0, 1, 2, 3) else "test" if index in (4, 5, 6, 7) else "train"
+        image = random.normal(8000, 300, shape)
+        centre_y, centre_x = random.uniform(20, height - 20), random.uniform(20, width - 20)
+        disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 < random.uniform(8, 14) ** 2
+        split = "validation" if index < 4 else "test" if index < 8 else "train"
         mask = ""
         if artifact:
             image[disc] += 4000

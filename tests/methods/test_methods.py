@@ -26,29 +26,51 @@ from artseg_models.images import read_image
 from artseg_models.labels import read_labels
 from artseg_models.methods import DEFAULT_METHOD, METHODS, configure, train
 from artseg_models.methods.predictor import RunPredictor, open_model
+from artseg_models.networks.resnet import ResNet
 from artseg_models.packages.export import EXPORTED_METHODS, export_packages
 from artseg_models.predict import Predictor
 
-#: changes that make each method's quick preset small
+#: the settings of each method that the tests make small
 _SMALL: dict[str, set[str]] = {
-    "scorecam-unet": {"classifier", "scorecam", "unet"},
-    "unet": {"unet"},
-    "scorecam": {"classifier", "scorecam"},
+    "scorecam-unet": {"binning", "classifier", "scorecam", "unet"},
+    "unet": {"binning", "unet"},
+    "scorecam": {"binning", "classifier", "scorecam"},
+}
+_SHORT = {"epochs": 2, "batch": 8}
+_CLEAN: dict[str, dict[str, Any]] = {
+    "autoencoder": {"binning": 1, "width": 4, "latent": 8, "schedule": _SHORT, "crops_per_image": 2},
+    "padim": {"binning": 1, "backbone": "resnet18", "channels": 12},
+    "patch-svdd": {
+        "binning": 1,
+        "width": 4,
+        "dimensions": 8,
+        "bank": 500,
+        "pairs": {"schedule": _SHORT, "pairs_per_image": 8},
+    },
 }
 
 
 @pytest.fixture(scope="session")
-def small(tiny: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {
-        method: {key: value for key, value in tiny.items() if key in keys} | {"binning": 2}
-        for method, keys in _SMALL.items()
-    }
+def small(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Changes that make each method's quick preset small; PaDiM's features come out of a file of weights."""
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pt"
+    torch.manual_seed(0)
+    torch.save(ResNet(18).state_dict(), file)
+    supervised = {method: {key: value for key, value in tiny.items() if key in keys} for method, keys in _SMALL.items()}
+    padim = _CLEAN["padim"] | {"weights": str(file)}
+    return supervised | _CLEAN | {"padim": padim}
 
 
 @pytest.fixture(scope="module")
-def runs(spotted: Path, small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def data(spotted: Path, larger_spotted: Path) -> dict[str, Path]:
+    """The labels that each method learns from here."""
+    return {method: larger_spotted if method in _CLEAN else spotted for method in METHODS}
+
+
+@pytest.fixture(scope="module")
+def runs(data: dict[str, Path], small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("every_method")
-    return {method: train(spotted, folder / method, method=method, overrides=small[method]) for method in METHODS}
+    return {method: train(data[method], folder / method, method=method, overrides=small[method]) for method in METHODS}
 
 
 def weights_of(run: Path) -> dict[str, bytes]:
@@ -67,8 +89,8 @@ def test_an_unknown_method_is_refused_with_those_that_there_are(spotted, tmp_pat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_folder_segments_and_evaluates_as_a_model(method, runs, spotted, tmp_path):
-    labelled = read_labels(spotted).of_split("test")
+def test_a_run_folder_segments_and_evaluates_as_a_model(method, runs, data, tmp_path):
+    labelled = read_labels(data[method]).of_split("test")
     images = [str(item.path) for item in labelled]
     masks = tmp_path / "masks"
     done = CliRunner().invoke(app, ["segment", *images, "--model", str(runs[method]), "--out", str(masks)])
@@ -79,17 +101,19 @@ def test_a_run_folder_segments_and_evaluates_as_a_model(method, runs, spotted, t
     assert {row["model_id"] for row in rows} == {method}
     for item in labelled:
         probability = tifffile.imread(masks / f"{item.path.stem}_probability.tif")
-        assert probability.shape == (96, 80)
+        assert probability.shape == read_image(item.path).pixels.shape
         assert 0 <= probability.min() <= probability.max() <= 1
-    scored = CliRunner().invoke(app, ["evaluate", str(runs[method]), str(spotted), "--out", str(tmp_path / "scores")])
+    scored = CliRunner().invoke(
+        app, ["evaluate", str(runs[method]), str(data[method]), "--out", str(tmp_path / "scores")]
+    )
     assert scored.exit_code == 0, scored.output
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text())["images_scored"] == len(images)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_without_classifier_judges_images_by_their_objects(method, runs, spotted):
+def test_a_method_without_classifier_judges_images_by_their_objects(method, runs, data):
     predictor = RunPredictor(runs[method], device="cpu")
-    image = read_image(read_labels(spotted).of_split("test")[0].path).pixels
+    image = read_image(read_labels(data[method]).of_split("test")[0].path).pixels
     found = predictor.predict(image, smallest_artifact_px=0)
     has_classifier = method in ("scorecam-unet", "scorecam")
     assert (found.image_probability is not None) == has_classifier
@@ -99,20 +123,20 @@ def test_a_method_without_classifier_judges_images_by_their_objects(method, runs
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_was_trained_is_what_a_new_process_loads(method, runs, spotted, small, tmp_path):
+def test_what_was_trained_is_what_a_new_process_loads(method, runs, data, small, tmp_path):
     """The same run trained anew has the same weights, and both give the same map."""
-    again = train(spotted, tmp_path / method, method=method, overrides=small[method])
+    again = train(data[method], tmp_path / method, method=method, overrides=small[method])
     assert weights_of(again) == weights_of(runs[method])
-    image = read_image(read_labels(spotted).of_split("test")[0].path).pixels
+    image = read_image(read_labels(data[method]).of_split("test")[0].path).pixels
     maps = [RunPredictor(run, device="cpu").predict(image).probability for run in (again, runs[method])]
     np.testing.assert_array_equal(*maps)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_method_reads_what_it_must_not(method, spotted, small, runs, tmp_path):
+def test_no_method_reads_what_it_must_not(method, data, small, runs, tmp_path):
     """Test images are damaged; so are masks for a weak method, and artifact images for one that learns from clean."""
     copy = tmp_path / "data"
-    shutil.copytree(spotted.parent, copy)
+    shutil.copytree(data[method].parent, copy)
     learns_from = METHODS[method].learns_from
     for item in read_labels(copy / "labels.csv").images:
         if item.mask is not None and (learns_from != "masks" or item.split == "test"):
@@ -162,7 +186,14 @@ def test_masks_choose_cutoffs_where_asked(spotted, small, tmp_path):
 
 def test_paper_cutoffs_are_the_papers():
     cutoffs = {method: configure("paper", method=method).cutoff for method in METHODS}
-    assert cutoffs == {"scorecam-unet": 0.001, "unet": 0.45, "scorecam": 0.001}
+    assert cutoffs == {
+        "scorecam-unet": 0.001,
+        "unet": 0.45,
+        "scorecam": 0.001,
+        "autoencoder": 0.75,
+        "padim": 0.3,
+        "patch-svdd": 0.0005,
+    }
 
 
 def test_a_damaged_run_is_refused(runs, tmp_path):
@@ -179,18 +210,32 @@ def test_a_damaged_run_is_refused(runs, tmp_path):
         RunPredictor(run)
 
 
-def test_a_killed_supervised_training_goes_on(spotted, small, runs, tmp_path):
-    run = tmp_path / "unet"
+@pytest.mark.parametrize(
+    ("method", "stage"), [("unet", "unet"), ("autoencoder", "autoencoder"), ("patch-svdd", "encoder")]
+)
+def test_a_killed_training_goes_on(method, stage, data, small, runs, tmp_path):
+    run = tmp_path / method
     code = (
         "import sys, json, pathlib; from artseg_models.methods import train; "
-        "train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), method='unet', overrides=json.loads(sys.argv[3]))"
+        "train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), method=sys.argv[3], "
+        "overrides=json.loads(sys.argv[4]))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(spotted), str(run), json.dumps(small["unet"])])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(data[method]), str(run), method, json.dumps(small[method])]
+    )
     deadline = time.monotonic() + 120
-    while not (run / "unet" / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (run / stage / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "result.json").exists(), "the run ended before it could be killed"
-    train(spotted, run, method="unet", overrides=small["unet"])
-    assert weights_of(run) == weights_of(runs["unet"])
+    train(data[method], run, method=method, overrides=small[method])
+    assert weights_of(run) == weights_of(runs[method])
+
+
+def test_clean_images_are_enough_to_learn_from(data, small, tmp_path):
+    lines = [line for line in data["padim"].read_text().splitlines() if ",artifact,train," not in line]
+    labels = data["padim"].with_name("clean_training.csv")
+    labels.write_text("\n".join(lines))
+    run = train(labels, tmp_path / "run", method="padim", overrides=small["padim"])
+    assert json.loads((run / "result.json").read_text())["training"]["counts"]["train"] == {"clean": 3, "artifact": 0}
