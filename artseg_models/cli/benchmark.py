@@ -61,3 +61,26 @@ def benchmark_service(
     if out is not None:
         write_json(out, found.fields())
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
+
+
+@benchmark_app.command("methods")
+def benchmark_methods(
+    side: Annotated[int, typer.Option(min=64, help="Height and width of an image, in pixels; a multiple of 16.")] = 256,
+    images: Annotated[
+        list[int] | None, typer.Option(min=2, help="Numbers of clean images for PaDiM; repeat. Default: 50 and 500.")
+    ] = None,
+) -> None:
+    """Measure Patch SVDD's pass over all patches against one by one, and PaDiM's memory by the number of images."""
+    from artseg_models.benchmark.methods import measure_dense_pass, padim_peak_mib
+
+    found = measure_dense_pass(side=side)
+    console.print(
+        f"Patch SVDD, {side} x {side} pixels: all patches in one pass {found.dense_seconds:.3f} s, one by one "
+        f"{found.patchwise_seconds:.3f} s: {found.faster:.1f} times as fast; largest difference "
+        f"{found.largest_difference:.1e}",
+        highlight=False,
+    )
+    table = Table("clean images", "peak memory of PaDiM's moments")
+    for count in images or [50, 500]:
+        table.add_row(str(count), f"{padim_peak_mib(count, side=side):.0f} MiB")
+    console.print(table, highlight=False)

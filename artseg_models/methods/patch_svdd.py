@@ -34,8 +34,8 @@ from artseg_models.training.scores import fit_scale
 _STAGE = 3
 #: the eight sides of a patch, as steps along y and x
 _SIDES = np.array([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
-#: pixels between patches that are looked at, by their size
-_STRIDES = {SMALL: 4, LARGE: 16}
+#: Pixels between patches that are looked at, by their size.
+STRIDES = {SMALL: 4, LARGE: 16}
 #: of the dense pass, whose outputs are 2 pixels apart
 _DENSE = 2
 
@@ -75,7 +75,7 @@ class _Learner(nn.Module):
     def __init__(self, settings: PatchSVDDSettings) -> None:
         super().__init__()
         self.encoder = PatchEncoder(settings.dimensions, settings.width)
-        self.sides = nn.ModuleDict({str(size): PositionClassifier(settings.dimensions) for size in _STRIDES})
+        self.sides = nn.ModuleDict({str(size): PositionClassifier(settings.dimensions) for size in STRIDES})
 
     def embed(self, patches: Tensor, size: int) -> Tensor:
         return self.encoder.embed_small(patches) if size == SMALL else self.encoder.embed_large(patches)
@@ -122,7 +122,7 @@ class PatchSVDD:
 
         def draw(split: Split, indices: NDArray[np.int64], random: np.random.Generator) -> dict[int, list[Tensor]]:
             drawn: dict[int, list[Tensor]] = {}
-            for size in _STRIDES:
+            for size in STRIDES:
                 beside = [side_pair(split.images[int(index)], size, random) for index in indices]
                 near = [near_pair(split.images[int(index)], size, random) for index in indices]
                 stacks = [np.stack([pair[place] for pair in group]) for group in (beside, near) for place in (0, 1)]
@@ -167,7 +167,7 @@ class PatchSVDD:
         settings = self._settings
         random = np.random.default_rng([settings.seed, _STAGE])
         share = None if settings.bank is None else -(-settings.bank // len(training))
-        kept: dict[int, list[Array]] = {size: [] for size in _STRIDES}
+        kept: dict[int, list[Array]] = {size: [] for size in STRIDES}
         for index in track(range(len(training)), "Patch SVDD: clean patches", len(training)):
             for size, grid in embeddings(self._learner.encoder, training.images[index], self._device).items():
                 vectors = grid.reshape(-1, grid.shape[-1])
@@ -190,13 +190,13 @@ class PatchSVDD:
         if not file.is_file():
             raise ArtSegError(f"Expected the embeddings of clean patches at {file}, but there are none. Train again.")
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-        sizes = {size: len(state[f"bank_{size}"]) for size in _STRIDES}
+        sizes = {size: len(state[f"bank_{size}"]) for size in STRIDES}
         memory = _Memory(sizes, self._settings.dimensions, self._settings.scale)
         load_weights(memory, folder / "memory")
         self._take(memory)
 
     def _take(self, memory: _Memory) -> None:
-        self._nearest = {size: Nearest(cast(Tensor, getattr(memory, f"bank_{size}")).numpy()) for size in _STRIDES}
+        self._nearest = {size: Nearest(cast(Tensor, getattr(memory, f"bank_{size}")).numpy()) for size in STRIDES}
         self._scale = memory.scale
 
     def _scores(self, image: Array) -> Array:
@@ -206,7 +206,7 @@ class PatchSVDD:
         for size, grid in embeddings(self._learner.encoder, image, self._device).items():
             rows, columns, dimensions = grid.shape
             distances = self._nearest[size].distances(grid.reshape(-1, dimensions)).reshape(rows, columns)
-            product *= spread(distances, size, _STRIDES[size], padded.shape)
+            product *= spread(distances, size, STRIDES[size], padded.shape)
         return product[:height, :width]
 
     def predict(self, image: Array, *, shape: tuple[int, int] | None = None) -> Found:
@@ -270,7 +270,7 @@ def embeddings(encoder: PatchEncoder, image: Array, device: str) -> dict[int, Ar
     small, large = encoder.embed_densely(as_batch(_padded(image), device))
     grids = {SMALL: small, LARGE: large}
     return {
-        size: grid[:, :: _STRIDES[size] // _DENSE, :: _STRIDES[size] // _DENSE]
+        size: grid[:, :: STRIDES[size] // _DENSE, :: STRIDES[size] // _DENSE]
         .permute(1, 2, 0)
         .cpu()
         .contiguous()
@@ -281,7 +281,7 @@ def embeddings(encoder: PatchEncoder, image: Array, device: str) -> dict[int, Ar
 
 def _padded(image: Array) -> Array:
     """Pad an image (y, x) by reflection so that patches of both sizes at their steps end at its edge."""
-    step = _STRIDES[LARGE]
+    step = STRIDES[LARGE]
     wanted = [max(LARGE, -(-length // step) * step) for length in image.shape]
     missing = [(0, size - length) for size, length in zip(wanted, image.shape, strict=True)]
     return np.pad(image, missing, mode="reflect")

@@ -28,6 +28,8 @@ class ResNetFeatures(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.network = ResNet(depth)
+        # what is not used would only fill the run folder, with random numbers at that
+        self.network.layer4, self.network.fc = nn.Identity(), nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features at strides 4, 8 and 16 of an image (batch, 1, y, x) of zero mean and unit variance."""
@@ -164,17 +166,13 @@ def _load_resnet(network: ResNet, file: Path) -> None:
 
 def _fill_resnet(network: ResNet, state: Any, source: str) -> None:
     wanted = network.state_dict()
-    found = {name: state[name] for name in wanted if name in state and not name.startswith("fc.")}
+    found = {name: state[name] for name in wanted if name in state}
     if "conv1.weight" in found and found["conv1.weight"].shape[1] == 3:
         found["conv1.weight"] = found["conv1.weight"].sum(1, keepdim=True)
-    missing = [
-        name
-        for name, tensor in wanted.items()
-        if not name.startswith("fc.") and (name not in found or found[name].shape != tensor.shape)
-    ]
+    missing = [name for name, tensor in wanted.items() if name not in found or found[name].shape != tensor.shape]
     if missing:
         raise ArtSegError(
             f"Expected the weights of a ResNet with the names of torchvision in {source}, but {len(missing)} of them "
             f"are missing or of another shape, {missing[0]} among them. Give the file of the backbone that was chosen."
         )
-    network.load_state_dict({**wanted, **found})
+    network.load_state_dict(found)
