@@ -72,7 +72,7 @@ def _patchwise(encoder: PatchEncoder, image: Array) -> dict[int, Array]:
         rows, columns = windows.shape[:2]
         embed = encoder.embed_small if size == SMALL else encoder.embed_large
         patches = torch.from_numpy(np.ascontiguousarray(windows).reshape(-1, 1, size, size))
-        vectors = torch.cat([embed(part) for part in patches.split(_BATCH)])
+        vectors = torch.cat([embed(patches[start : start + _BATCH]) for start in range(0, len(patches), _BATCH)])
         found[size] = vectors.numpy().reshape(rows, columns, -1)
     return found
 
