@@ -381,8 +381,7 @@ def main(arguments: Sequence[str]) -> int:
     commands: dict[str, list[list[str]]] = {
         "setup": [],
         "demo": [[str(artseg.program("artseg")), "demo", *asked.rest]],
-        # two at a time, a file each: starts of CellProfiler and of the service leave a core idle
-        "test": [[python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *asked.rest]],
+        "test": [[python, "-m", "pytest", *asked.rest]],
         "run": [[str(artseg.program(asked.rest[0])), *asked.rest[1:]]] if asked.rest else [],
         "check": [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "pyright", "--pythonpath", python]],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from artseg_models.errors import ArtSegError
+from artseg_models.memory import peak_mib
 from artseg_models.methods.padim import StreamedMoments
 from artseg_models.methods.patch_svdd import STRIDES, embeddings
 from artseg_models.networks.patch_svdd import SMALL, PatchEncoder
@@ -82,22 +82,16 @@ def padim_peak_mib(images: int, *, side: int = 256, channels: int = 100) -> floa
 
     Features are random numbers of the size of those of an image of `side` pixels, with a Gaussian for each position.
     """
-    if sys.platform == "win32":
-        raise ArtSegError("Expected Linux or macOS, which tell a process's peak memory. Measure there.")
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_take_moments, (images, side, channels))
 
 
 def _take_moments(images: int, side: int, channels: int) -> float:
-    import resource  # there is none on Windows
-
     positions = (side // 4) ** 2
     moments = StreamedMoments(positions, channels)
     generator = torch.Generator().manual_seed(0)
     for _ in range(images):
         moments.add(torch.randn(positions, 1, channels, generator=generator))
     moments.whitened(0.01)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # kibibytes on Linux, bytes on macOS
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_mib()

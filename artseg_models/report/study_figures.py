@@ -324,7 +324,7 @@ def umap_layout() -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
         umap-learn is not installed.
     """
     try:
-        import umap  # pyright: ignore[reportMissingTypeStubs]
+        import umap  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
     except ImportError as error:
         raise ArtSegError(
             "Expected umap-learn to lay artifacts out in two dimensions, but it is not installed. "
@@ -332,7 +332,7 @@ def umap_layout() -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
         ) from error
 
     def embed(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        layout: Any = umap.UMAP(n_components=2, n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)
+        layout: Any = umap.UMAP(n_components=2, n_neighbors=_NEIGHBOURS, random_state=0, n_jobs=1)  # pyright: ignore[reportUnknownVariableType]
         return np.asarray(layout.fit_transform(rows), dtype=np.float64)
 
     return embed

@@ -23,6 +23,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, whole_file, write_json
 from artseg_models.images import read_image
 from artseg_models.labels import LabelledImage, read_labels
+from artseg_models.memory import peak_mib
 from artseg_models.methods import train
 from artseg_models.methods.predictor import open_model
 from artseg_models.progress import track
@@ -172,12 +173,7 @@ def _seconds_of(run: Path) -> float | None:
 
 def _peak_memory_mb() -> int | None:
     """Most memory that this process has held; None on Windows, which does not tell without another library."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(most / (2**20 if sys.platform == "darwin" else 2**10))
+    return None if sys.platform == "win32" else round(peak_mib())
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
