@@ -4,7 +4,6 @@
 # SciPy leaves the types of its array functions open.
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +65,10 @@ def small_hash(small: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.stack([frequencies[..., y, x] for y, x in ((0, 1), (1, 0), (1, 1), (0, 2))], axis=-1).ravel() > 0
 
 
-def alike_pairs(hashes: NDArray[np.bool_], *, bits: int = ALIKE_BITS[0]) -> list[tuple[int, int]]:
-    """Find the pairs of images that are near-duplicates.
+def alike_groups(hashes: NDArray[np.bool_], *, bits: int = ALIKE_BITS[0]) -> list[list[int]]:
+    """Group images that are near-duplicates; what is alike by way of others is one group too.
+
+    Memory grows with the number of images, not with that of the pairs, which a folder of copies has millions of.
 
     Parameters
     ----------
@@ -78,18 +79,22 @@ def alike_pairs(hashes: NDArray[np.bool_], *, bits: int = ALIKE_BITS[0]) -> list
 
     Returns
     -------
-    list of (int, int)
-        Row numbers, the smaller first.
+    list of list of int
+        Row numbers of groups of two and more, each sorted, in the order of their first members.
     """
     signs = np.where(hashes, np.float32(1), np.float32(-1))
     least = hashes.shape[1] - 2 * bits  # the scalar product of two sign vectors that differ in so many places
-    pairs: list[tuple[int, int]] = []
+    first = np.arange(len(signs))  # of each image's group so far
     for start in range(0, len(signs), _BLOCK_ROWS):
-        block = signs[start : start + _BLOCK_ROWS]
-        near = block @ signs[start:].T >= least
-        for row, column in np.argwhere(np.triu(near, k=1)):
-            pairs.append((start + int(row), start + int(column)))
-    return pairs
+        near = signs[start : start + _BLOCK_ROWS] @ signs[start:].T >= least
+        for row, alike in enumerate(near):
+            met = first[start:][alike]
+            if (met != first[start + row]).any():
+                first[np.isin(first, met)] = met.min()
+    groups: dict[int, list[int]] = {}
+    for image, of in enumerate(first.tolist()):
+        groups.setdefault(of, []).append(image)
+    return [members for members in groups.values() if len(members) > 1]
 
 
 def near_duplicate_groups(hashes: NDArray[np.bool_]) -> list[list[int]]:
@@ -114,40 +119,8 @@ def near_duplicate_groups(hashes: NDArray[np.bool_]) -> list[list[int]]:
         for heap in heaps:
             found += [
                 [heap[at] for at in members]
-                for members in joined(len(heap), alike_pairs(hashes[np.array(heap, dtype=np.intp)], bits=bits))
+                for members in alike_groups(hashes[np.array(heap, dtype=np.intp)], bits=bits)
             ]
         groups += [members for members in found if len(members) <= most]
         heaps = [members for members in found if len(members) > most]
     return sorted(groups)
-
-
-def joined(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Join pairs to groups: what is alike by way of others is one group too.
-
-    Parameters
-    ----------
-    count : int
-        How many images there are.
-    pairs : sequence of (int, int)
-        Which are alike.
-
-    Returns
-    -------
-    list of list of int
-        Groups of two and more, each sorted, in the order of their first members.
-    """
-    first = list(range(count))
-
-    def root(at: int) -> int:
-        while first[at] != at:
-            first[at] = first[first[at]]
-            at = first[at]
-        return at
-
-    for one, other in pairs:
-        a, b = sorted((root(one), root(other)))
-        first[b] = a
-    groups: dict[int, list[int]] = {}
-    for at in range(count):
-        groups.setdefault(root(at), []).append(at)
-    return [members for members in groups.values() if len(members) > 1]

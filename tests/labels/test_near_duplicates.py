@@ -62,3 +62,15 @@ def test_a_common_background_does_not_make_one_heap(fields: list[np.ndarray]) ->
     groups = near_duplicate_groups(hashes)
     assert max(map(len, groups)) <= 12
     assert any({3, 16} <= set(members) for members in groups)
+
+
+def test_what_is_alike_by_way_of_others_is_one_group_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artseg_models.near_duplicates._BLOCK_ROWS", 2)
+    hashes = np.random.default_rng(0).random((40, HASH_BITS)) > 0.5
+    # 30 bits from 3 to 9 and again from 9 to 21: alike in steps, too far apart from end to end
+    hashes[9] = hashes[3]
+    hashes[9, :30] ^= True
+    hashes[21] = hashes[9]
+    hashes[21, 30:60] ^= True
+    hashes[22] = hashes[5]
+    assert near_duplicate_groups(hashes) == [[3, 9, 21], [5, 22]]
