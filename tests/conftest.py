@@ -34,6 +34,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither read nor change what the user of this computer told artseg."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTSEG_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
+        patch.delenv("ARTSEG_MAINTAINER", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """A real browser without window; a test that needs it is skipped where Chromium is not installed.

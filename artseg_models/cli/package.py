@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from artseg_models.cli.terminal import app, console
+from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
     from artseg_models.packages.check import Check
@@ -28,7 +30,11 @@ def export_run(
     author: Annotated[str, typer.Option(help="Who trained the model.")] = "ArtSeg developers",
     maintainer: Annotated[
         str | None,
-        typer.Option(help="GitHub user who answers questions; the Model Zoo asks for one. Default: ARTSEG_MAINTAINER."),
+        typer.Option(
+            help="GitHub user who answers questions; the Model Zoo asks for one. Remembered for later exports and "
+            "trainings on this computer; '' is nobody. Default: ARTSEG_MAINTAINER, else the remembered one; in a "
+            "terminal you are asked once."
+        ),
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the model, an SPDX identifier.")] = "BSD-3-Clause",
 ) -> None:
@@ -41,6 +47,7 @@ def export_run(
     """
     from artseg_models.packages.export import export_packages
 
+    _settle_maintainer(maintainer)
     exported = export_packages(
         run,
         out or run / "packages",
@@ -52,6 +59,37 @@ def export_run(
     )
     for path in exported.paths:
         console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _settle_maintainer(given: str | None) -> None:
+    """Remember who was named; ask where nothing was ever said and a person is there to answer."""
+    from artseg_models.packages.maintainer import known_maintainer, remember_maintainer
+
+    if given is None and (known_maintainer() is not None or not sys.stdin.isatty()):
+        return
+    while True:
+        name = given if given is not None else _asked_maintainer()
+        try:
+            file = remember_maintainer(name.strip())
+            break
+        except ArtSegError as error:
+            if given is not None:
+                raise
+            typer.echo(str(error), err=True)
+    # not among the paths, which other programs may read
+    typer.echo(f"Maintainer of models from this computer: {name.strip() or 'nobody'} ({file})", err=True)
+
+
+def _asked_maintainer() -> str:
+    return str(
+        typer.prompt(
+            "The Model Zoo wants a GitHub user who answers questions about a model, and warns without one.\n"
+            "GitHub user name (Enter: nobody; asked this once)",
+            default="",
+            show_default=False,
+            err=True,
+        )
+    )
 
 
 package_app = typer.Typer(no_args_is_help=True, help="Look at a model: where it comes from, and whether it is whole.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from artseg_models.packages.check import check_description
 from artseg_models.packages.draft import KINDS, Shared, archive_name
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
 from artseg_models.packages.kinds import classifier_draft, combined_draft, unet_draft
+from artseg_models.packages.maintainer import known_maintainer
 from artseg_models.packages.run import read_run
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ def export_packages(
     author : str
         Who trained the model.
     maintainer : str, optional
-        GitHub user who answers questions, without whom the Zoo's check warns; the environment variable
-        ARTSEG_MAINTAINER by default.
+        GitHub user who answers questions, without whom the Zoo's check warns; the one of the environment variable
+        ARTSEG_MAINTAINER or the remembered one by default. Empty: nobody.
     licence : str
         SPDX identifier.
 
@@ -98,13 +98,14 @@ def export_packages(
     slug = _slug(name if name is not None else trained.result.name)
     formats = (newest_format(), OLDER_FORMAT)
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
-        named = maintainer if maintainer is not None else os.environ.get("ARTSEG_MAINTAINER")
-        if named is None:
+        named = maintainer if maintainer is not None else known_maintainer()
+        if not named:
             logger.info(
                 "The Model Zoo's check will warn that nobody maintains these models. Name the GitHub user who answers "
-                "questions with --maintainer, or for every export in the environment variable ARTSEG_MAINTAINER."
+                "questions once: `artseg export %s --maintainer NAME`; later exports and trainings take it over.",
+                run,
             )
-        shared = Shared(trained, slug, version=version, author=author, maintainer=named, licence=licence)
+        shared = Shared(trained, slug, version=version, author=author, maintainer=named or None, licence=licence)
         folders = {kind: Path(temporary) / kind for kind in KINDS}
         for folder in folders.values():
             folder.mkdir()

@@ -27,7 +27,7 @@ def test_export_writes_into_the_run_unless_told_otherwise(run: Path) -> None:
     assert done.exit_code == 0, done.output
     kinds = [f"{kind}{older}" for older in ("", "-0.5.10") for kind in ("classifier", "unet", "combined")]
     written = [run / "packages" / f"lab-7-hela-{kind}.zip" for kind in kinds]
-    assert [Path(line) for line in done.output.split()] == written
+    assert [Path(line) for line in done.stdout.split()] == written
     assert all(path.is_file() for path in written)
     with zipfile.ZipFile(written[1]) as opened:
         content = yaml.safe_load(opened.read("rdf.yaml"))
