@@ -73,6 +73,11 @@ class OnnxBackend:
         self._refused: type[Exception] = runtime.capi.onnxruntime_pybind11_state.InvalidArgument
         return session
 
+    @property
+    def input_name(self) -> str:
+        """What the file calls its input."""
+        return self._input
+
     def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """Run the network."""
         if self._session is None:

@@ -294,16 +294,23 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
     write_json(summary, evaluation.summary())
     curve = evaluation.curve
     if curve is not None:
-        write_text(out / "precision_recall.csv", curve_table(curve))
+        write_text(out / "precision_recall.csv", curve_table(curve, audit=evaluation.audit))
     return table, summary
 
 
-def curve_table(curve: Curve) -> str:
-    """Write a precision-recall curve as CSV: cutoff, precision, recall, IoU."""
-    lines = ["cutoff,precision,recall,iou"]
+def curve_table(curve: Curve, *, audit: Audit | None = None) -> str:
+    """Write a precision-recall curve as CSV: cutoff, precision, recall, IoU; with `audit` also which model's it is.
+
+    The model's own cutoff is then `model_cutoff`, beside the `cutoff` of the row.
+    """
+    said = {} if audit is None else audit.fields() | {"model_cutoff": audit.cutoff}
+    of_model = [name for name in ("model_id", "model_sha256", "model_cutoff", "artseg_version") if name in said]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["cutoff", "precision", "recall", "iou", *of_model])
     for values in zip(curve.cutoff, curve.precision, curve.recall, curve.iou, strict=True):
-        lines.append(",".join(f"{value:.6g}" for value in values))
-    return "\n".join(lines) + "\n"
+        writer.writerow([*(f"{value:.6g}" for value in values), *(said[name] for name in of_model)])
+    return text.getvalue()
 
 
 def as_dict(counts: Counts) -> dict[str, float | int | None]:

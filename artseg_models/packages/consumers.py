@@ -20,7 +20,8 @@ from artseg_models.packages.read import RUNNABLE_FORMATS, read_package
 
 CORE_011 = "bioimageio.core 0.11"
 CORE_010 = "bioimageio.core 0.10 (Model Zoo)"
-CORE_09 = "bioimageio.core 0.9.6 (BiaPy)"
+CORE_09 = "bioimageio.core 0.9.6"
+BIAPY = "BiaPy 3.7"
 ILASTIK = "tiktorch 26.5 (ilastik)"
 JDLL = "JDLL 0.6 (deepImageJ)"
 ONNX_RUNTIME = "onnxruntime 1.13"
@@ -42,6 +43,26 @@ _JDLL_AXES = ("b", "batch", "c", "channel", "x", "y", "z")
 _LARGEST_OPSET, _LARGEST_IR = 17, 8
 _LARGEST_TORCHSCRIPT = 10
 _CORE_FORMATS = ("pytorch_state_dict", "torchscript", "onnx", "keras_hdf5", "tensorflow_saved_model_bundle")
+
+# what BiaPy makes of tags, of class names and files, and what it can carry out
+_BIAPY_TAGS = (
+    *("semantic-segmentation", "segmentation", "instance-segmentation", "detection", "denoising", "super-resolution"),
+    *("superresolution", "self-supervision", "classification", "pix2pix", "image-reconstruction", "image-to-image"),
+    "image-restoration",
+)
+_BIAPY_NETWORKS = (
+    *("unet", "resunet", "resunet++", "seunet", "attention_unet", "resunet_se", "unetr", "multiresunet", "unext_v1"),
+    *("unext_v2", "hrnet"),
+)
+_BIAPY_CLASSES = ("n_classes", "out_channels", "output_channels", "classes")
+_BIAPY_OPERATIONS = (
+    "clip",
+    "ensure_dtype",
+    "fixed_zero_mean_unit_variance",
+    "scale_linear",
+    "scale_range",
+    "zero_mean_unit_variance",
+)
 
 _Head = TypeVar("_Head")
 _onnx: Any = onnx  # its own types are incomplete
@@ -94,6 +115,8 @@ class Facts:
     onnx: OnnxHead | str | None = None
     torchscript: ScriptHead | str | None = None
     weights: tuple[str, ...] = field(default=())
+    #: what the state dict's environment file lists
+    dependencies: tuple[str, ...] = field(default=())
 
     def tensors(self, side: str) -> list[Mapping[str, Any]]:
         """Give the inputs or the outputs."""
@@ -253,16 +276,73 @@ def _jdll_weights(facts: Facts) -> Iterator[str]:
         yield from (problem for of_format in problems for problem in of_format)
 
 
+def _biapy_weights(facts: Facts) -> Iterator[str]:
+    stated = facts.content.get("weights")
+    weights = cast("Mapping[str, Any]", stated) if isinstance(stated, Mapping) else {}
+    entry = weights.get("pytorch_state_dict")
+    if not isinstance(entry, Mapping):
+        yield "no state dict, the one weight format that it takes"
+        return
+    state_dict = cast("Mapping[str, Any]", entry)
+    architecture = state_dict.get("architecture")
+    built = cast("Mapping[str, Any]", architecture) if isinstance(architecture, Mapping) else state_dict
+    arguments = built.get("kwargs")
+    if not isinstance(arguments, Mapping):
+        yield "the state dict states no arguments (kwargs) of its network"
+        return
+    tags = _list(facts.content.get("tags"))
+    segments = "semantic-segmentation" in tags or ("segmentation" in tags and "instance-segmentation" not in tags)
+    named = {str(built.get(name)).lower().removesuffix(".py") for name in ("callable", "source")}
+    if segments and not named & set(_BIAPY_NETWORKS) and not set(_BIAPY_CLASSES) & set(arguments):
+        yield f"it cannot tell how many classes come out: {built.get('callable')} is no network that it knows"
+
+
+def _biapy_tags(facts: Facts) -> Iterator[str]:
+    if not set(_list(facts.content.get("tags"))) & set(_BIAPY_TAGS):
+        yield "no tag that names one of its workflows, such as semantic-segmentation or classification"
+
+
+def _biapy_input(facts: Facts) -> Iterator[str]:
+    inputs = facts.tensors("inputs")
+    if len(inputs) != 1:
+        yield f"{len(inputs)} inputs; it takes one"
+        return
+    axes = inputs[0].get("axes")
+    order = axes if isinstance(axes, str) else "".join(_letter(axis) for axis in _list(axes))
+    if order not in ("bcyx", "bczyx"):
+        yield f"an input with the axes {order}; it takes bcyx and bczyx"
+    for step in _list(inputs[0].get("preprocessing")):
+        name = str(step.get("id") or step.get("name"))
+        if name not in _BIAPY_OPERATIONS:
+            yield f"the operation {name} before the network, which it does not have"
+
+
+def _letter(axis: Mapping[str, Any]) -> str:
+    return {"batch": "b", "channel": "c"}.get(str(axis.get("type")), str(axis.get("id")))
+
+
+def _biapy_dependencies(facts: Facts) -> Iterator[str]:
+    for named in facts.dependencies:
+        compact = named.replace(" ", "")
+        if re.match(r"python\b", compact) and not named.lower().startswith("python="):
+            yield f"the state dict's environment asks for '{named}', which it tries to import; leave python out"
+
+
 _SPEC = "bioimageio.spec, fields of generic descriptions since format 0.5.11; tried with core 0.9.6, 0.10.2 and 0.10.4"
 _JDLL_SOURCE = "bioimage-io/JDLL, "
+_BIAPY_SOURCE = "BiaPyX/BiaPy 3.7.1, biapy/models/__init__.py, "
 
 RULES: tuple[Rule, ...] = (
-    Rule((CORE_011, CORE_010, CORE_09, ILASTIK), "bioimageio.spec, model formats 0.4 and 0.5", _format_of_spec),
+    Rule((CORE_011, CORE_010, CORE_09, BIAPY, ILASTIK), "bioimageio.spec, model formats 0.4 and 0.5", _format_of_spec),
     Rule((JDLL,), _JDLL_SOURCE + "ModelDescriptorFactory.java, fromMap", _format_of_spec),
-    Rule((CORE_010, CORE_09, ILASTIK), _SPEC, _mappings),
+    Rule((CORE_010, CORE_09, BIAPY, ILASTIK), _SPEC, _mappings),
     Rule((JDLL,), _JDLL_SOURCE + "ModelDescriptorV05.java, which casts both to String", _mappings),
     Rule((CORE_011, CORE_010, CORE_09, ILASTIK), "bioimageio.core, backends", _any_weights),
-    Rule((CORE_011, CORE_010, CORE_09), "bioimageio.spec, sizes of axes with halo", _halo_leaves_nothing),
+    Rule((CORE_011, CORE_010, CORE_09, BIAPY), "bioimageio.spec, sizes of axes with halo", _halo_leaves_nothing),
+    Rule((BIAPY,), _BIAPY_SOURCE + "check_bmz_model_compatibility", _biapy_weights),
+    Rule((BIAPY,), _BIAPY_SOURCE + "check_bmz_model_compatibility", _biapy_tags),
+    Rule((BIAPY,), _BIAPY_SOURCE + "check_bmz_model_compatibility", _biapy_input),
+    Rule((BIAPY,), _BIAPY_SOURCE + "can_import_env_deps", _biapy_dependencies),
     Rule((ILASTIK,), "ilastik/ilastik pull request 2732: single input and output tensor", _one_tensor),
     Rule((ILASTIK,), "tried in ilastik's tiktorch server: outputs without two spatial axes are refused", _maps_only),
     Rule((JDLL,), "tried: JDLL 0.6.1 does not list a model without id", _no_id),
@@ -277,7 +357,7 @@ RULES: tuple[Rule, ...] = (
     Rule((TORCH,), "pytorch/pytorch, caffe2/serialize/versions.h; tried in torch 2.0.0", _torchscript_of_its_age),
 )
 #: in the order of the table
-CONSUMERS = (CORE_011, CORE_010, CORE_09, ILASTIK, JDLL, ONNX_RUNTIME, TORCH)
+CONSUMERS = (CORE_011, CORE_010, CORE_09, BIAPY, ILASTIK, JDLL, ONNX_RUNTIME, TORCH)
 
 
 def would_open(folder: Path, *, path: Path | None = None, cache: Path | None = None) -> list[Verdict]:
@@ -342,7 +422,21 @@ def read_facts(folder: Path) -> Facts:
         onnx=_head(folder, there.get("onnx"), _onnx_head),
         torchscript=_head(folder, there.get("torchscript"), _script_head),
         weights=tuple(there),
+        dependencies=_dependencies(folder, there.get("pytorch_state_dict")),
     )
+
+
+def _dependencies(folder: Path, entry: Any) -> tuple[str, ...]:
+    """List what a state dict's environment file asks for; nothing where there is none that can be read."""
+    stated = cast("dict[str, Any]", entry).get("dependencies") if isinstance(entry, dict) else None
+    source = cast("dict[str, Any]", stated).get("source") if isinstance(stated, dict) else None
+    path = folder / str(source)
+    if source is None or not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        return ()
+    try:
+        return tuple(named for named in _list(load_yaml(path).get("dependencies")) if isinstance(named, str))
+    except ArtSegError:
+        return ()
 
 
 def _head(folder: Path, entry: Any, read: Callable[[Path], _Head]) -> _Head | str | None:

@@ -75,7 +75,9 @@ def check_maintainer(name: str) -> None:
 
     wrong = f"Expected the name of a user of GitHub, such as octocat, got '{name}'"
     if not _GITHUB_USER.fullmatch(name):
-        raise ArtSegError(f"{wrong}: letters, digits and single hyphens. Give --maintainer another one, or leave it out.")
+        raise ArtSegError(
+            f"{wrong}: letters, digits and single hyphens. Give --maintainer another one, or leave it out."
+        )
     try:
         with ValidationContext(perform_io_checks=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a limit on questions: it could not be asked, as without network

@@ -31,14 +31,13 @@ IR_VERSION = 8
 #: largest difference in probability between a weight format and the network
 TOLERANCE = 1e-4
 
-#: what a reader of the state dict needs
+#: what a reader of the state dict needs; BiaPy would try to import a module named python if that stood here
 _ENVIRONMENT = """\
 name: artseg-state-dict
 channels:
   - conda-forge
   - nodefaults
 dependencies:
-  - python >=3.9
   - pytorch >=2.0
 """
 

@@ -27,7 +27,12 @@ def outputs(packages: dict[str, Path], sample: np.ndarray, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("audit")
     tifffile.imwrite(folder / "found.tif", sample[:, :131])
     tifffile.imwrite(folder / "none.tif", np.random.default_rng(0).normal(2000, 60, (80, 90)).astype(np.uint16))
-    (folder / "labels.csv").write_text("image,label,split\nfound.tif,artifact,test\nnone.tif,clean,test\n")
+    drawn = np.zeros((201, 131), np.uint8)
+    drawn[100:140, 40:80] = 255
+    tifffile.imwrite(folder / "drawn.tif", drawn)
+    (folder / "labels.csv").write_text(
+        "image,label,split,mask\nfound.tif,artifact,test,drawn.tif\nnone.tif,clean,test,\n"
+    )
     out, model = folder / "out", str(packages["unet"])
     fields = [str(folder / name) for name in ("found.tif", "none.tif")]
     for command in (
@@ -71,6 +76,14 @@ def of_table(path: Path) -> dict[str, str]:
     return said[0]
 
 
+def of_curve(path: Path) -> dict[str, str]:
+    with open(path, newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert len({row["cutoff"] for row in rows}) > 10, "every cutoff, and the model's own beside"
+    (said,) = {(row["model_id"], row["model_sha256"], row["model_cutoff"], row["artseg_version"]) for row in rows}
+    return dict(zip(("model_id", "model_sha256", "cutoff", "artseg_version"), said, strict=True))
+
+
 def of_feature(path: Path) -> dict[str, str]:
     return json.loads(path.read_text())["features"][0]["properties"]
 
@@ -99,6 +112,7 @@ def of_summary(path: Path) -> dict[str, str]:
         ("segmentation.csv", of_table),
         ("evaluation.csv", of_table),
         ("evaluation.json", of_summary),
+        ("precision_recall.csv", of_curve),
         ("overlays.png", of_sheet),
         ("evaluation.png", of_sheet),
     ],
@@ -119,6 +133,7 @@ def test_no_file_was_left_out(outputs: Path) -> None:
     assert kinds == {
         *("artifacts.tif", "probability.tif", "overlay.png", "artifacts.geojson", "filled.tif"),
         *("segmentation.csv", "evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png"),
+        "precision_recall.csv",
     }
 
 

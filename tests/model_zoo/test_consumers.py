@@ -19,10 +19,11 @@ from artseg_models.cli import app
 from artseg_models.packages.consumers import CONSUMERS, RULES, Verdict, would_open
 
 ARTSEG = "ArtSeg"
-CORES = {"bioimageio.core 0.11", "bioimageio.core 0.10 (Model Zoo)", "bioimageio.core 0.9.6 (BiaPy)"}
+BIAPY = "BiaPy 3.7"  # runs models with bioimageio.core 0.9.6
+CORES = {"bioimageio.core 0.11", "bioimageio.core 0.10 (Model Zoo)", "bioimageio.core 0.9.6", BIAPY}
 ILASTIK, JDLL = "tiktorch 26.5 (ilastik)", "JDLL 0.6 (deepImageJ)"
 ONNX, TORCH = "onnxruntime 1.13", "torch 2.0, TorchScript"
-OLDER_READERS = {"bioimageio.core 0.10 (Model Zoo)", "bioimageio.core 0.9.6 (BiaPy)", ILASTIK, JDLL}
+OLDER_READERS = {*CORES - {"bioimageio.core 0.11"}, ILASTIK, JDLL}
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -63,7 +64,7 @@ def refusing(verdicts: list[Verdict]) -> dict[str, str]:
     ("kind", "expected"),
     [
         ("older_unet", set()),
-        ("older_combined", set()),
+        ("older_combined", {BIAPY}),
         ("older_classifier", {ILASTIK}),
         ("unet", OLDER_READERS),
         ("combined", OLDER_READERS),
@@ -102,16 +103,23 @@ TIME = {"type": "time", "id": "t", "size": 1, "unit": "second"}
         (lambda content: content.update(documentation={"source": "README.md"}), OLDER_READERS, "documentation as map"),
         (lambda content: content.update(covers=[{"source": "cover.png"}]), OLDER_READERS, "covers as mappings"),
         (lambda content: content.pop("id"), {JDLL}, "no id"),
-        (_steps({"id": "softmax", "kwargs": {"axis": "channel"}}), {JDLL, ARTSEG}, "the operation softmax"),
+        (_steps({"id": "softmax", "kwargs": {"axis": "channel"}}), {JDLL, ARTSEG, BIAPY}, "the operation softmax"),
         (_steps({"id": "clip", "kwargs": {"min": 0.0}}), {JDLL}, "clip with one bound"),
-        (_steps({"id": "clip", "kwargs": {"min": 0.0, "max": 9.0}}, {"id": "sigmoid"}), set(), ""),
+        (_steps({"id": "clip", "kwargs": {"min": 0.0, "max": 9.0}}, {"id": "sigmoid"}), {BIAPY}, "operation sigmoid"),
         (
             _steps({"id": "scale_range", "kwargs": {"axes": ["y", "x"], "reference_tensor": "image"}}),
             {JDLL, ARTSEG},
             "reference tensor",
         ),
         (lambda content: content["outputs"].append(content["outputs"][0]), {ILASTIK, ARTSEG}, "2 outputs"),
-        (_axis("inputs", TIME), {JDLL}, "the axis t of 'image'"),
+        (_axis("inputs", TIME), {JDLL, BIAPY}, "the ax"),
+        (lambda content: content.update(tags=["2d"]), {BIAPY}, "no tag that names one of its workflows"),
+        (lambda content: content["weights"].pop("pytorch_state_dict"), {BIAPY}, "no state dict"),
+        (
+            lambda content: content["weights"]["pytorch_state_dict"]["architecture"].pop("kwargs"),
+            {BIAPY},
+            "no arguments (kwargs) of its network",
+        ),
         (lambda content: content["outputs"][0]["axes"].pop(), {ILASTIK, ARTSEG}, "has 1 spatial axes"),
         (lambda content: content["outputs"][0]["axes"][2].update(halo=16), set(), ""),
         (lambda content: content["outputs"][0]["axes"][2].update(halo=32), CORES, "leaves nothing of the smallest"),
@@ -129,6 +137,19 @@ def test_one_thing_against_it(folder: Path, changing: Change, expected: set[str]
     refused = refusing(would_open(folder))
     assert set(refused) == expected
     assert all(reason in text for consumer, text in refused.items() if consumer != ARTSEG)
+
+
+@pytest.mark.parametrize(("named", "expected"), [("python >=3.9", {BIAPY}), ("pytorch >=2.0", set())])
+def test_an_environment_that_asks_for_python_stops_one_reader(folder: Path, named: str, expected: set[str]) -> None:
+    """BiaPy 3.7.1 tries to import what stands there, but for PyTorch."""
+    environment = folder / "environment.yaml"
+    environment.write_text(f"dependencies: ['{named}']\n")
+    digest = hashlib.sha256(environment.read_bytes()).hexdigest()
+    change(
+        folder,
+        lambda content: content["weights"]["pytorch_state_dict"]["dependencies"].update(sha256=digest),
+    )
+    assert set(refusing(would_open(folder))) == expected
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_the_readers_notice_other_numbers(folders: list[Path], tmp_path: Path) -
 def test_as_the_rules_foretell(folders: list[Path], consumer: Any) -> None:
     environments = Path(os.environ.get("ARTSEG_CONSUMERS", driver.ENVIRONMENTS))
     try:
-        results = driver.run(consumer, folders, environments, make=False)
+        results = driver.run(consumer, folders, environments)
     except driver.UnavailableError as reason:
         pytest.skip(str(reason))
     opens = {

@@ -4,7 +4,7 @@
 
 PACKAGES is the folder of an `artseg export`. Environments are made once, in .environments/consumers, from the package
 registries; what cannot be made is listed with its reason. Without PACKAGES a small model is trained on simulated
-images.
+images. Below the table stands what bf16 and int8 would change, by `artseg package precisions`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from artseg_models import __version__
 from artseg_models.packages.consumers import (
+    BIAPY,
     CORE_010,
     CORE_011,
     CORE_09,
@@ -30,6 +31,8 @@ from artseg_models.packages.consumers import (
     TORCH,
     would_open,
 )
+from artseg_models.packages.precisions import measure_precisions
+from artseg_models.packages.read import read_package
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parents[2] / ".environments" / "consumers"
@@ -56,6 +59,8 @@ class Consumer:
         Versions to make the environment of, the best first.
     rule : str
         The program of `artseg package check` whose rules should foretell what happens.
+    gigabytes : float
+        About how much its environment takes on Linux.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Consumer:
     requirements: tuple[str, ...] = ()
     pythons: tuple[str, ...] = ("3.11", "3.12", "3.10")
     rule: str = ""
+    gigabytes: float = 0.5
 
 
 def _core(version: str, rule: str, of: str) -> Consumer:
@@ -78,6 +84,16 @@ CONSUMERS = (
     _core("0.10.4", CORE_010, "Model Zoo"),
     _core("0.10.2", CORE_010, "in ilastik's tiktorch 26.5"),
     _core("0.9.6", CORE_09, "in BiaPy 3.7.1"),
+    Consumer(
+        "biapy-3.7.1",
+        "BiaPy 3.7.1",
+        "read_with_biapy.py",
+        ("biapy==3.7.1", _PYDANTIC, "pyyaml"),
+        ("3.11", "3.12"),
+        BIAPY,
+        # PyTorch with CUDA, which is what PyPI has for Linux
+        gigabytes=7,
+    ),
     Consumer("node", "onnxruntime-node", "read_with_node.mjs", NODE_PACKAGES),
     Consumer("node", "onnxruntime-web in Chromium", "read_with_browser.py", NODE_PACKAGES),
     Consumer(
@@ -88,16 +104,24 @@ CONSUMERS = (
         ("3.10", "3.9", "3.11", "3.8"),
         ONNX_RUNTIME,
     ),
-    Consumer("torch", "an old torch, TorchScript", "read_with_torchscript.py", rule=TORCH),
+    Consumer(
+        "torch-2.0.1",
+        "torch 2.0.1, TorchScript (deepImageJ)",
+        "read_with_torchscript.py",
+        ("torch==2.0.1", "numpy<2", "pyyaml"),
+        ("3.10", "3.11", "3.9"),
+        TORCH,
+        gigabytes=4.5,
+    ),
+    Consumer("torch", "an old torch, TorchScript", "read_with_torchscript.py", rule=TORCH, gigabytes=0),
 )
 #: what this script cannot make
 NOT_RUN = (
     (
         "tiktorch 26.5 (ilastik's server)",
-        "it is not on PyPI; the bioimageio.core that it runs models with, 0.10.2, is above",
+        "it comes by conda alone, not by PyPI; the bioimageio.core that it runs models with, 0.10.2, is above, and its "
+        "rules stand in `artseg package check`",
     ),
-    ("BiaPy 3.7.1", "it installs several gigabytes; the bioimageio.core that it reads packages with, 0.9.6, is above"),
-    ("torch 2.0", "its Linux builds on PyPI need CUDA libraries of gigabytes; an older CPU build is above where found"),
     (JDLL, "it needs Java and Maven; its rules stand in `artseg package check`"),
 )
 
@@ -122,8 +146,8 @@ def _starts(program: str) -> bool:
     return subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
-def command_of(consumer: Consumer, environments: Path, *, make: bool) -> list[str]:
-    """Give the command that runs a consumer's script, making its environment where asked to.
+def command_of(consumer: Consumer, environments: Path, *, largest: float) -> list[str]:
+    """Give the command that runs a consumer's script, making its environment of at most `largest` gigabytes.
 
     Raises
     ------
@@ -135,8 +159,10 @@ def command_of(consumer: Consumer, environments: Path, *, make: bool) -> list[st
     if consumer.name == "torch":
         return [_old_torch(), script]
     if not (folder / "made").is_file():
-        if not make:
+        if largest == 0:
             raise UnavailableError(f"no environment at {folder}; `make consumers` makes it")
+        if consumer.gigabytes > largest:
+            raise UnavailableError(f"its environment takes about {consumer.gigabytes:g} GB, more than --largest")
         _make(consumer, folder)
     if consumer.name != "node":
         return [str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")), script]
@@ -163,7 +189,7 @@ def _old_torch() -> str:
 
 
 def _make(consumer: Consumer, folder: Path) -> None:
-    print(f"Making {folder} ...", file=sys.stderr, flush=True)
+    print(f"Making {folder}, about {consumer.gigabytes:g} GB ...", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     if consumer.name == "node":
         npm = shutil.which("npm")
@@ -187,15 +213,15 @@ def _carry_out(command: list[str], folder: Path | None = None) -> None:
         raise UnavailableError(f"its environment could not be made: {lines[-1][:200]}")
 
 
-def run(consumer: Consumer, folders: list[Path], environments: Path, *, make: bool) -> list[dict[str, object]]:
-    """Run a consumer on unpacked packages; one mapping for each result.
+def run(consumer: Consumer, folders: list[Path], environments: Path, *, largest: float = 0) -> list[dict[str, object]]:
+    """Run a consumer on unpacked packages; one mapping for each result. By default no environment is made.
 
     Raises
     ------
     UnavailableError
         It is not there, or fails before it reads a package.
     """
-    command = [*command_of(consumer, environments, make=make), *map(str, folders)]
+    command = [*command_of(consumer, environments, largest=largest), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not results:
@@ -213,13 +239,13 @@ def unpacked(packages: list[Path], into: Path) -> list[Path]:
     return folders
 
 
-def tabulate(folders: list[Path], environments: Path, *, make: bool) -> list[list[str]]:
+def tabulate(folders: list[Path], environments: Path, *, largest: float) -> list[list[str]]:
     """Run everything; rows of program, package, weights, what came of it, what the rules say."""
     foretold = {folder.name: {verdict.consumer: verdict.opens for verdict in would_open(folder)} for folder in folders}
     rows: list[list[str]] = []
     for consumer in CONSUMERS:
         try:
-            results = run(consumer, folders, environments, make=make)
+            results = run(consumer, folders, environments, largest=largest)
         except UnavailableError as reason:
             rows.append([consumer.shown, "", "", f"not run: {reason}", ""])
             continue
@@ -233,13 +259,23 @@ def tabulate(folders: list[Path], environments: Path, *, make: bool) -> list[lis
     return rows + [[name, "", "", f"not run: {reason}", ""] for name, reason in NOT_RUN]
 
 
-def as_markdown(rows: list[list[str]]) -> str:
-    """Write the table."""
-    lines = [
-        "| program | package | weights | largest difference | `artseg package check` says |",
-        "|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+def precisions(packages: list[Path], cache: Path) -> list[list[str]]:
+    """Measure what bf16 and int8 change in the maps; rows of package, precision, differences, share of mask pixels."""
+    rows: list[list[str]] = []
+    for package in packages:
+        # the older format has the same weights, and a combined model gives no map to tell differences in
+        if package.stem.endswith("-0.5.10") or read_package(package, cache=cache, any_kind=True).whole_images_only:
+            continue
+        for effect in measure_precisions(package, cache=cache):
+            changed = f"{effect.changed_px} of {effect.artifact_px}"
+            rows.append([package.stem, effect.precision, f"{effect.largest:.1e}", f"{effect.mean:.1e}", changed])
+    return rows
+
+
+def as_markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """Write a table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def trained(folder: Path) -> list[Path]:
@@ -259,7 +295,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", type=Path, nargs="?", help="folder of packages (*.zip)")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where the readers' environments lie")
-    parser.add_argument("--write", type=Path, help="also write the table there, in Markdown")
+    parser.add_argument("--largest", type=float, default=10, help="make no environment of more gigabytes than this")
+    parser.add_argument("--write", type=Path, help="also write the tables there, in Markdown")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="artseg-consumers-") as temporary:
         given = arguments.packages
@@ -267,16 +304,30 @@ def main() -> None:
         if not packages:
             parser.error(f"no packages (*.zip) in {given}")
         folders = unpacked(packages, Path(temporary) / "unpacked")
-        table = as_markdown(tabulate(folders, arguments.environments, make=True))
-    print(table)
-    if arguments.write is not None:
-        heading = (
-            "# Readers of other people, and what they make of ArtSeg's packages\n\n"
-            f"Written by `make consumers` with artseg {__version__}; do not edit. Each reader ran in an environment\n"
-            "of its own on the packages' test images, of a model trained on simulated fields unless other packages\n"
-            "were given. The difference is the largest one to the test output, which PyTorch gave.\n\n"
+        programs = as_markdown(
+            ["program", "package", "weights", "largest difference", "`artseg package check` says"],
+            tabulate(folders, arguments.environments, largest=arguments.largest),
         )
-        arguments.write.write_text(heading + table, encoding="utf-8")
+        rounded = as_markdown(
+            ["package", "precision", "largest difference", "mean difference", "mask pixels that change"],
+            precisions(packages, Path(temporary) / "cache"),
+        )
+        first = read_package(packages[0], cache=Path(temporary) / "cache", any_kind=True)
+        trained_on = "simulated fields" if given is None else f"other images ({first.id}: {first.trained_on})"
+    text = (
+        "# Readers of other people, and what they make of ArtSeg's packages\n\n"
+        f"Written by `make consumers` with artseg {__version__}; do not edit. Each reader ran in an environment\n"
+        f"of its own on the test images of packages that were trained on {trained_on}. The difference is the largest\n"
+        "one to the test output, which PyTorch gave.\n\n"
+        f"{programs}\n"
+        "## Other precisions\n\n"
+        "All of the above is fp32. What bf16 (PyTorch's autocast) and int8 (ONNX Runtime's static quantisation)\n"
+        "change on the packages' sample images, against ONNX Runtime in fp32, by `artseg package precisions`:\n\n"
+        f"{rounded}"
+    )
+    print(text)
+    if arguments.write is not None:
+        arguments.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
