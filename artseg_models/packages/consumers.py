@@ -157,6 +157,10 @@ def _list(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
 def _format_of_spec(facts: Facts) -> Iterator[str]:
     version = str(facts.content.get("format_version"))
     if not version.startswith(("0.4.", "0.5.")):
@@ -277,19 +281,15 @@ def _jdll_weights(facts: Facts) -> Iterator[str]:
 
 
 def _biapy_weights(facts: Facts) -> Iterator[str]:
-    stated = facts.content.get("weights")
-    weights = cast("Mapping[str, Any]", stated) if isinstance(stated, Mapping) else {}
-    entry = weights.get("pytorch_state_dict")
-    if not isinstance(entry, Mapping):
+    state_dict = _mapping(_mapping(facts.content.get("weights")).get("pytorch_state_dict"))
+    if not state_dict:
         yield "no state dict, the one weight format that it takes"
         return
-    state_dict = cast("Mapping[str, Any]", entry)
-    architecture = state_dict.get("architecture")
-    built = cast("Mapping[str, Any]", architecture) if isinstance(architecture, Mapping) else state_dict
-    arguments = built.get("kwargs")
-    if not isinstance(arguments, Mapping):
+    built = _mapping(state_dict.get("architecture")) or state_dict  # beside it in format 0.4
+    if "kwargs" not in built:
         yield "the state dict states no arguments (kwargs) of its network"
         return
+    arguments = _mapping(built["kwargs"])
     tags = _list(facts.content.get("tags"))
     segments = "semantic-segmentation" in tags or ("segmentation" in tags and "instance-segmentation" not in tags)
     named = {str(built.get(name)).lower().removesuffix(".py") for name in ("callable", "source")}
