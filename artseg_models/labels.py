@@ -42,6 +42,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 _COLUMNS = ("image", "label", "split", "group", "mask")
 _POLARITY_COLUMN = "mask_polarity"
+_SIMULATED = "SIMULATED.txt"
 _MASKS_LOOKED_AT = 64
 """Enough masks to tell the polarity of a data set, few enough to be quick."""
 _UNCLEAR = 0.1
@@ -409,6 +410,20 @@ def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> Label
     _check_groups(found.images, report)
     _check_balance(found.images, report)
     return report
+
+
+def mark_simulated(folder: Path) -> None:
+    """Note in a folder of labelled images that they are simulated, so that models trained on them say so."""
+    write_text(
+        folder / _SIMULATED,
+        "The images in this folder were made by `artseg simulate`. Models that are trained on them say so, as long as "
+        "this file lies beside labels.csv.\n",
+    )
+
+
+def is_simulated(source: Path) -> bool:
+    """Whether labelled images, a table or a folder, were made by `artseg simulate`."""
+    return ((source if source.is_dir() else source.parent) / _SIMULATED).is_file()
 
 
 def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:

@@ -21,7 +21,7 @@ from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
 from artseg_models.images import BrightfieldImage, read_image, write_image
-from artseg_models.labels import LabelSet, read_labels, require_both_classes, with_splits, write_labels
+from artseg_models.labels import LabelSet, is_simulated, read_labels, require_both_classes, with_splits, write_labels
 from artseg_models.methods import autoencoder, padim, patch_svdd, scorecam, scorecam_unet, unet
 from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
 from artseg_models.metrics import count_agreement
@@ -269,6 +269,7 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
             "pixel_size_um": sample.pixel_size_um,
             "training": {
                 "source": labels.source.resolve().parent.name if labels.source.is_file() else labels.source.name,
+                "simulated": is_simulated(labels.source),
                 "preset": settings.preset,
                 "seed": settings.seed,
                 "epochs": fitted.epochs,

@@ -77,6 +77,19 @@ def epochs_text(epochs: Mapping[str, int] | int) -> str:
     return ", ".join(f"{name} {count} epochs" for name, count in epochs.items())
 
 
+def simulated_texts(simulated: bool) -> dict[str, str]:
+    """Say of a model that learned from simulated images that it did; nothing of another."""
+    return {
+        "simulated_text": "**All of them are simulated** (`artseg simulate`): no microscope took any. "
+        if simulated
+        else "",
+        "simulated_warning": "**Trained on simulated images alone**, so to try programs and pipelines with: it knows "
+        "no real cells, microscope or artifacts. For measurements, train on images of your own.\n\n"
+        if simulated
+        else "",
+    }
+
+
 def halo_text(effect: HaloEffect | None) -> str:
     """Say what was measured, or that nothing was."""
     if effect is None:

@@ -30,6 +30,7 @@ from artseg_models.packages.cards import (
     halo_text,
     metrics_table,
     settings_text,
+    simulated_texts,
     stated,
 )
 from artseg_models.packages.failures import failures_text, find_failures
@@ -98,6 +99,7 @@ class Shared:
             "gate_threshold": stated(result.gate_threshold, missing="no gate"),
             "pixel_size_um": stated(result.pixel_size_um, missing="unknown"),
             "source": result.training.source,
+            **simulated_texts(result.training.simulated),
             "counts_table": counts_table(result.training.counts),
             "epochs": epochs_text(result.training.epochs),
             "method": result.method,
@@ -246,6 +248,8 @@ def write_draft(
             for name, value in vars(shared.halo).items()
             if name != "shape" and value is not None
         }
+    if result.training.simulated:
+        content["description"] += " Trained on simulated images alone: to try, not to measure with."
     content |= {
         "name": model_name,
         "id": identifier,

@@ -180,7 +180,8 @@ class Package:
             f"{split}: {', '.join(f'{number} {label}' for label, number in of_split.items())}"
             for split, of_split in counts.items()
         ]
-        return "; ".join([str(self.training.get("source") or "not stated"), *images])
+        source = str(self.training.get("source") or "not stated")
+        return "; ".join([f"{source} (simulated images)" if self.training.get("simulated") else source, *images])
 
     def fitting_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Give the smallest allowed (y, x) that holds an image of `shape`; smaller where only one size is allowed."""

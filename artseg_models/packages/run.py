@@ -53,6 +53,8 @@ class Training(_Part):
     source: str
     counts: Mapping[str, Mapping[str, int]]
     epochs: Mapping[str, int] | int
+    #: whether they were made by `artseg simulate`
+    simulated: bool = False
 
 
 class RunResult(_Part):

@@ -12,7 +12,7 @@ import numpy as np
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
 from artseg_models.images import write_image
-from artseg_models.labels import LabelledImage, LabelSet, MaskSource, with_splits, write_labels
+from artseg_models.labels import LabelledImage, LabelSet, MaskSource, mark_simulated, with_splits, write_labels
 from artseg_models.progress import track
 from artseg_models.simulate.fields import SimulatedField, simulate_field
 from artseg_models.simulate.optics import draw_look
@@ -92,6 +92,7 @@ def simulate_training_set(
                 mask=MaskSource(mask) if mask else None,
             )
         )
+    mark_simulated(folder)
     labels = folder / "labels.csv"
     write_labels(labels, with_splits(LabelSet(images=tuple(images), source=labels), seed=seed).images)
     return labels

@@ -16,7 +16,7 @@ import numpy as np
 
 from artseg_models.errors import ArtSegError
 from artseg_models.images import MINIMUM_SIDE, write_image
-from artseg_models.labels import LabelledImage, LabelSet, MaskSource, with_splits
+from artseg_models.labels import LabelledImage, LabelSet, MaskSource, mark_simulated, with_splits
 from artseg_models.progress import track
 from artseg_models.simulate.cells import Morphology
 from artseg_models.simulate.datasets import PIXEL_SIZE_UM, spoilt_fields, write_table
@@ -263,6 +263,7 @@ def simulate_family(
         )
         areas_px = ";".join(map(str, field.artifact_areas))
         others.append({"kinds": ";".join(field.kinds), "areas_px": areas_px, "line": line})
+    mark_simulated(folder)
     labels = folder / "labels.csv"
     split = with_splits(LabelSet(images=tuple(images), source=labels), seed=seed, fractions=family.fractions)
     rows = [

@@ -312,6 +312,7 @@ def test_a_maintainer_whom_nobody_can_look_up_is_no_obstacle(full_run: Path, tmp
 def test_cards_show_failures_in_pictures(full: dict[str, Path], tmp_path: Path) -> None:
     folder = unpacked(full["unet"], tmp_path)
     card = (folder / "README.md").read_text()
+    assert "simulated" not in card, "of images that nobody called so"
     assert "2 of the 2 validation images were looked at" in card
     assert "it calls 1 clean and 1 artifact images wrong" in card
     assert re.search(r"^1\. labelled clean: [\d.]+ % of it is marked", card, re.MULTILINE)

@@ -99,7 +99,7 @@ def test_what_the_tests_import_is_declared(repository: Path, project: dict[str, 
     # what the tests load by its path, or run inside CellProfiler
     elsewhere = {path.stem for folder in ("packaging", "plugins") for path in (repository / folder).glob("*")}
     elsewhere |= {path.stem for path in (repository / "tests").rglob("*.py")}
-    elsewhere |= {"cellprofiler", "cellprofiler_core"}
+    elsewhere |= {"cellprofiler", "cellprofiler_core", "biapy"}  # in environments of their own
     declared = set(requirements(project, "test"))
     owners = packages_distributions()
     undeclared = {

@@ -22,6 +22,9 @@ def test_one_command_gives_packages_that_say_what_they_learned_from(
     package = read_package(path)
     assert package.id == "artseg-simulated-unet"
     assert package.training["source"] == "artseg-simulated-fields"
-    assert "`artseg-simulated-fields`" in package.documentation
+    assert "`artseg-simulated-fields`. **All of them are simulated**" in package.documentation
+    assert "**Trained on simulated images alone**" in package.documentation
+    assert package.description.endswith("Trained on simulated images alone: to try, not to measure with.")
+    assert package.trained_on.startswith("artseg-simulated-fields (simulated images); train: ")
     # the archive packs what this writes
     assert path.name == plugin_archive.MODEL.name
