@@ -19,7 +19,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.outlines import to_geojson
 
 
-def via_entry(image: Path, mask: NDArray[np.bool_]) -> tuple[str, dict[str, Any]]:
+def via_entry(image: Path, mask: NDArray[np.bool_], *, name: str = "") -> tuple[str, dict[str, Any]]:
     """Describe a mask for the VGG Image Annotator 2.
 
     Parameters
@@ -28,6 +28,8 @@ def via_entry(image: Path, mask: NDArray[np.bool_]) -> tuple[str, dict[str, Any]
         The image file, for its name and size.
     mask : ndarray of bool of shape (y, x)
         True = artifact.
+    name : str, optional
+        What the annotator calls the image, instead of the file's name.
 
     Returns
     -------
@@ -55,7 +57,8 @@ def via_entry(image: Path, mask: NDArray[np.bool_]) -> tuple[str, dict[str, Any]
                 "region_attributes": {"artifact": "artifact"},
             }
         )
-    return f"{image.name}{size}", {"filename": image.name, "size": size, "regions": regions, "file_attributes": {}}
+    name = name or image.name
+    return f"{name}{size}", {"filename": name, "size": size, "regions": regions, "file_attributes": {}}
 
 
 def geojson_of(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -364,7 +364,7 @@ def read_mask(item: LabelledImage, *, shape: tuple[int, int]) -> NDArray[np.bool
     if item.mask is None:
         raise ArtSegError(f"{item.path} is labelled artifact and has no mask; scoring pixels needs one.")
     if item.mask.polygons:
-        return _draw(item.mask.path, item.path.name, shape)
+        return _draw(item.mask.path, item.path, shape)
     mask = _high(read_mask_image(item.mask.path))
     if mask.shape != shape:
         raise ArtSegError(
@@ -758,20 +758,42 @@ def annotated_names(path: Path) -> set[str]:
     ArtSegError
         The file cannot be read as such.
     """
+    return set(_shapes(path))
+
+
+def annotated_name(names: Collection[str], image: Path) -> str | None:
+    """Find the name under which an image is annotated: the file's name, with as many folders before it as stand there.
+
+    Parameters
+    ----------
+    names : collection of str
+        As of `annotated_names`.
+    image : Path
+        The image file.
+
+    Returns
+    -------
+    str or None
+        The longest name that fits; None where none does.
+    """
+    parts = image.absolute().as_posix().split("/")
+    named = {name.replace("\\", "/"): name for name in names}
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((named[end] for end in ends if end in named), None)
+
+
+def _shapes(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        return set(_annotations(path, path.stat().st_mtime_ns))
+        return _annotations(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise ArtSegError(f"Could not open the annotations {path}: {error.strerror or error}.") from error
 
 
-def _draw(path: Path, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError as error:
-        raise ArtSegError(f"Could not open the annotations {path}: {error.strerror or error}.") from error
-    shapes = _annotations(path, changed)
-    if name not in shapes:
-        raise ArtSegError(f"{path} has no entry for the image {name}. Annotate it there, or leave the mask out.")
+def _draw(path: Path, image: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    shapes = _shapes(path)
+    name = annotated_name(shapes, image)
+    if name is None:
+        raise ArtSegError(f"{path} has no entry for the image {image.name}. Annotate it there, or leave the mask out.")
     mask = np.zeros(shape, dtype=np.bool_)
     for one in shapes[name]:
         try:

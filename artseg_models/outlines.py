@@ -32,7 +32,7 @@ def to_geojson(labels: NDArray[np.int32], *, properties: dict[str, str | float])
         top, left = (int(edge) for edge in region.bbox[:2])
         rings = [
             # contours are given between pixel centres and relative to the padded box
-            [[float(x) + left - 0.5, float(y) + top - 0.5] for y, x in ring]
+            [[float(x) + left - 0.5, float(y) + top - 0.5] for y, x in _corners(ring)]
             for ring in find_contours(np.pad(np.asarray(region.image, dtype=np.float64), 1), 0.5)
         ]
         outer = [ring for ring in rings if _signed_area(ring) > 0]
@@ -56,6 +56,14 @@ def to_geojson(labels: NDArray[np.int32], *, properties: dict[str, str | float])
             }
         )
     return {"type": "FeatureCollection", "features": features}
+
+
+def _corners(ring: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out the points of a closed ring that lie on a straight line between their neighbours: it stays the same."""
+    before, after = ring[:-1] - np.roll(ring[:-1], 1, axis=0), np.roll(ring[:-1], -1, axis=0) - ring[:-1]
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0] != 0
+    corners = ring[:-1][turns]
+    return np.concatenate([corners, corners[:1]])
 
 
 def _signed_area(ring: list[list[float]]) -> float:

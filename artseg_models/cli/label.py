@@ -43,8 +43,9 @@ def label(
     fast is kept beside it in labels.history.jsonl. Images labelled unsure are not trained on.
 
     Given a folder that `artseg segment` wrote, or with --results, the page also shows probability maps and masks: move
-    the cutoff, accept, reject or mend masks with brush and polygon, and export them. Its tab Model trains on the
-    labels, lets the model look at all images, exports it and installs it into CellProfiler.
+    the cutoff, accept, reject or mend masks with brush and polygon, export and import them. Its tab Model trains on the
+    labels, lets the model look at all images, exports it and installs it into CellProfiler. Finish and Ctrl+C stop what
+    runs there; the tab offers to go on.
 
     The page runs on this computer alone and needs no internet. `artseg labels check` looks through the result.
     """

@@ -15,7 +15,9 @@ from artseg_models.errors import ArtSegError
 if TYPE_CHECKING:
     from artseg_models.labels import LabelReport
 
-labels_app = typer.Typer(no_args_is_help=True, help="Look through sorted images before training.")
+labels_app = typer.Typer(
+    no_args_is_help=True, help="Look through sorted images before training; bring masks in and out."
+)
 app.add_typer(labels_app, name="labels", rich_help_panel="Main job")
 
 
@@ -53,7 +55,7 @@ def labels_import(
         typer.Option(
             "--masks",
             help="The JSON of the VGG Image Annotator; or a folder with NAME.geojson (QuPath), NAME_mask.png or "
-            "NAME.png for the image NAME.",
+            "NAME.png for the image NAME (FOLDER_NAME where several folders have one of that name).",
         ),
     ],
     out: Annotated[
@@ -71,11 +73,31 @@ def labels_import(
     from artseg_models.labelling.store import Store
 
     table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"
-    labels = import_masks(Store(images, table), masks, who=name, plane=plane)
-    counts = {label: list(labels.values()).count(label) for label in ("artifact", "clean")}
-    console.print(
-        f"{counts['artifact']} masks and {counts['clean']} clean images taken over into {table}", highlight=False
-    )
+    done = import_masks(Store(images, table), masks, who=name, plane=plane)
+    console.print(f"{done.summary()}. Table: {table}", highlight=False, markup=False)
+
+
+@labels_app.command("export")
+def labels_export(
+    out: Annotated[Path, typer.Argument(help="The folder to write into.")],
+    table: Annotated[Path, typer.Option("--table", "-t", help="The labels.csv that names the masks.")],
+    form: Annotated[
+        Literal["via", "geojson", "masks"],
+        typer.Option("--as", help="via: VGG Image Annotator 2. geojson: QuPath. masks: PNG files, 255 = artifact."),
+    ] = "masks",
+    plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
+) -> None:
+    """Write the masks that a table names, for other programs: all of images that are called an artifact.
+
+    `artseg labels import` takes the same files back.
+    """
+    from artseg_models.labelling.exporting import export_masks
+    from artseg_models.labelling.store import Store
+    from artseg_models.labels import read_labels
+
+    images = [image.path for image in read_labels(table).images]
+    written = export_masks(Store(images, table), out, form=form, plane=plane)
+    console.print(f"{written} masks in {out}", highlight=False, markup=False)
 
 
 def _show_labels(report: LabelReport) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +15,16 @@ import numpy as np
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from artseg_models.annotations import geojson_of, paint, via_entry
+from artseg_models.annotations import paint
 from artseg_models.errors import ArtSegError
-from artseg_models.files import write_json
-from artseg_models.images import read_image, read_mask_image, write_image
-from artseg_models.labelling.store import MASKS, Store
+from artseg_models.files import whole_file
+from artseg_models.images import IMAGE_SUFFIXES, read_image
+from artseg_models.labelling.exporting import MaskFormat, export_masks
+from artseg_models.labelling.importing import import_masks
+from artseg_models.labelling.jobs import command_line
+from artseg_models.labelling.store import EXPORT, IMPORT, Store
 from artseg_models.labels import relative_name
 from artseg_models.predict import artifact_objects
 from artseg_models.segment import unique_stems
@@ -46,6 +51,7 @@ class Judged(BaseModel):
     cutoff: float = Field(ge=0, le=1)
     smallest: int = Field(ge=0)
     strokes: list[Stroke] = []
+    kept: bool = Field(default=False, description="The strokes go over the mask that was accepted before.")
     who: str = ""
     seconds: float | None = Field(default=None, ge=0)
 
@@ -54,7 +60,23 @@ class Exported(BaseModel):
     """Which format."""
 
     model_config = ConfigDict(extra="forbid")
-    format: Literal["via", "geojson", "masks"]
+    format: MaskFormat
+
+
+class BroughtFile(BaseModel):
+    """A file that the person chose."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    content: Base64Bytes
+
+
+class Brought(BaseModel):
+    """Masks that were drawn elsewhere, and whose they are."""
+
+    model_config = ConfigDict(extra="forbid")
+    files: list[BroughtFile] = Field(min_length=1)
+    who: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,8 @@ def read_results(folder: Path) -> list[Result]:
 class ResultsPanel:
     """Shows probability maps and masks over the images of a store, and keeps corrections as its masks.
 
+    Masks that were accepted or imported are shown without a map, too.
+
     Masks lie in ``artseg-masks/`` beside the table, which names them.
 
     Parameters
@@ -111,11 +135,15 @@ class ResultsPanel:
         Images and labels.
     folder : Path, optional
         What `artseg segment` wrote.
+    plane : int, optional
+        Which plane of images with several.
     """
 
-    def __init__(self, store: Store, *, folder: Path | None = None) -> None:
+    def __init__(self, store: Store, *, folder: Path | None = None, plane: int | None = None) -> None:
         self._store = store
+        self._plane = plane
         self._results: dict[str, Result] = {}
+        self._importing = threading.Lock()
         if folder is not None:
             self.open(folder)
         self.router = APIRouter()
@@ -124,6 +152,7 @@ class ResultsPanel:
         self.router.add_api_route("/api/results/mask", self.mask)
         self.router.add_api_route("/api/results/judge", self.judge, methods=["POST"])
         self.router.add_api_route("/api/results/export", self.export, methods=["POST"])
+        self.router.add_api_route("/api/results/import", self.bring, methods=["POST"])
 
     def open(self, folder: Path) -> None:
         """Show the results of this folder from now on."""
@@ -131,19 +160,25 @@ class ResultsPanel:
         self._results = {relative_name(one.image, parent): one for one in read_results(folder)}
 
     def listed(self) -> list[dict[str, Any]]:
-        """List the images with a result, in the order of showing."""
-        return [
-            {
-                "name": record.name,
-                "cutoff": self._results[record.name].cutoff,
-                "smallest": self._results[record.name].smallest,
-                "gateOpen": self._results[record.name].gate_open,
-                "label": record.verdict()[0],
-                "mask": record.mask or record.table.get("mask", ""),
-            }
-            for record in self._store.shown()
-            if record.name in self._results
-        ]
+        """List the images with a result or a mask, in the order of showing."""
+        listed: list[dict[str, Any]] = []
+        for record in self._store.shown():
+            result = self._results.get(record.name)
+            mask = self._store.mask_of(record)
+            if result is None and not mask:
+                continue
+            listed.append(
+                {
+                    "name": record.name,
+                    "map": result is not None,
+                    "cutoff": result.cutoff if result else 0.5,
+                    "smallest": result.smallest if result else 0,
+                    "gateOpen": result is None or result.gate_open,
+                    "label": record.verdict()[0],
+                    "mask": mask,
+                }
+            )
+        return listed
 
     def probability(self, image: str) -> Response:
         """Give the probability map as an 8-bit PNG, 255 = 1, thinned out where it is very large."""
@@ -153,50 +188,66 @@ class ResultsPanel:
 
     def mask(self, image: str) -> Response:
         """Give the mask that somebody accepted for an image, 255 = artifact."""
-        mask = self._kept_mask(image)
+        mask = self._store.read_mask(self._store.record(image), plane=self._plane)
         step = max(1, int(np.ceil((mask.size / _SHOWN_PIXELS) ** 0.5)))
         return _png(mask[::step, ::step].astype(np.uint8) * np.uint8(255), step)
 
     def judge(self, judged: Judged) -> dict[str, Any]:
         """Keep what a person says: the mask as shown, that the image is clean, or that it remains open."""
         record = self._store.record(judged.image)
-        result = self._result(judged.image)
         named = ""
         if judged.label == "artifact":
-            found = artifact_objects(
-                self._probability(judged.image), cutoff=judged.cutoff, smallest_artifact_px=judged.smallest
-            )
+            if judged.kept:
+                found = self._store.read_mask(record, plane=self._plane)
+            else:
+                found = artifact_objects(
+                    self._probability(judged.image), cutoff=judged.cutoff, smallest_artifact_px=judged.smallest
+                )
             mask = paint(found > 0, [stroke.model_dump() for stroke in judged.strokes])
             if not mask.any():
                 raise ArtSegError("The mask is empty. Lower the cutoff, paint the artifact, or say that it is clean.")
-            path = self._store.table.parent / MASKS / f"{_flat(record.name)}_mask.png"
-            write_image(path, mask)
-            named = relative_name(path, self._store.table.parent)
+            named = self._store.keep_mask(record, mask)
         self._store.decide(
             [judged.image], label=judged.label, who=judged.who.strip(), seconds=judged.seconds, mask=named
         )
-        return {"name": judged.image, "label": judged.label, "mask": named, "image": str(result.image)}
+        return {"name": judged.image, "label": record.verdict()[0], "mask": named}
 
     def export(self, exported: Exported) -> dict[str, Any]:
         """Write the accepted masks for other programs, into ``artseg-export/`` beside the table."""
-        folder = self._store.table.parent / "artseg-export"
-        kept = [record for record in self._store.shown() if record.mask and record.verdict()[0] == "artifact"]
-        if not kept:
-            raise ArtSegError("Expected accepted masks to export, but there are none yet. Accept some first.")
-        entries: dict[str, Any] = {}
-        for record in kept:
-            mask = self._kept_mask(record.name)
-            stem = _flat(record.name)
-            if exported.format == "via":
-                key, entry = via_entry(record.path, mask)
-                entries[key] = entry
-            elif exported.format == "geojson":
-                write_json(folder / f"{stem}.geojson", geojson_of(mask))
-            else:
-                write_image(folder / f"{stem}_mask.png", mask)
-        if exported.format == "via":
-            write_json(folder / "via.json", entries)
-        return {"images": len(kept), "folder": str(folder)}
+        folder = self._store.table.parent / EXPORT
+        written = export_masks(self._store, folder, form=exported.format, plane=self._plane)
+        arguments = ["labels", "export", str(folder), "--table", str(self._store.table), "--as", exported.format]
+        return {"images": written, "folder": str(folder), "command": command_line([*arguments, *self._plane_option()])}
+
+    def bring(self, brought: Brought) -> dict[str, Any]:
+        """Take over masks that were drawn elsewhere; the files are kept in ``artseg-import/`` beside the table."""
+        folder = self._store.table.parent / IMPORT
+        for file in brought.files:
+            if Path(file.name).name != file.name or not file.name.lower().endswith(
+                (".json", ".geojson", *IMAGE_SUFFIXES)
+            ):
+                raise ArtSegError(
+                    f"Expected the JSON of the VGG Image Annotator, GeoJSON or mask images, got {file.name!r}. "
+                    "Choose other files."
+                )
+        jsons = [file.name for file in brought.files if file.name.lower().endswith(".json")]
+        if jsons and len(brought.files) > 1:
+            raise ArtSegError(f"Expected {jsons[0]} alone, got {len(brought.files)} files. Import it by itself.")
+        source = folder / jsons[0] if jsons else folder
+        with self._importing:
+            shutil.rmtree(folder, ignore_errors=True)
+            for file in brought.files:
+                with whole_file(folder / file.name) as temporary:
+                    temporary.write_bytes(file.content)
+            done = import_masks(self._store, source, who=brought.who.strip(), plane=self._plane)
+        images = sorted({str(one if one.is_dir() else one.parent) for one in self._store.sources})
+        arguments = ["labels", "import", *images, "--masks", str(source), "--out", str(self._store.table)]
+        name = ["--name", brought.who.strip()] if brought.who.strip() else []
+        return {
+            "said": done.summary(),
+            "first": next(iter(done.labels)),
+            "command": command_line([*arguments, *name, *self._plane_option()]),
+        }
 
     def _result(self, image: str) -> Result:
         self._store.record(image)
@@ -207,16 +258,8 @@ class ResultsPanel:
     def _probability(self, image: str) -> NDArray[np.float32]:
         return read_image(self._result(image).probability).pixels.astype(np.float32)
 
-    def _kept_mask(self, image: str) -> NDArray[np.bool_]:
-        record = self._store.record(image)
-        if not record.mask:
-            raise ArtSegError(f"No mask of {image} has been accepted.")
-        return np.asarray(read_mask_image(self._store.table.parent / record.mask) > 0, dtype=np.bool_)
-
-
-def _flat(name: str) -> str:
-    """Name for a file that belongs to an image, whatever folder that lies in."""
-    return "_".join(part for part in name.split("/") if part != "..")
+    def _plane_option(self) -> list[str]:
+        return [] if self._plane is None else ["--plane", str(self._plane)]
 
 
 def _png(pixels: NDArray[np.uint8], step: int) -> Response:

@@ -13,7 +13,6 @@ import uvicorn
 
 from artseg_models.errors import ArtSegError
 from artseg_models.labelling.app import LabellingPage, create_app
-from artseg_models.labelling.jobs import Jobs
 from artseg_models.labelling.model import ModelPanel
 from artseg_models.labelling.previews import Previews
 from artseg_models.labelling.results import ResultsPanel
@@ -66,7 +65,6 @@ def serve(
         The port is taken.
     """
     twins = Twins(store, plane=plane)
-    jobs = Jobs()
 
     def stop() -> None:
         server.should_exit = True
@@ -82,8 +80,8 @@ def serve(
         listening.listen(128)
         port = listening.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        shown = ResultsPanel(store, folder=results)
-        model = ModelPanel(store, jobs=jobs, plane=plane, settings=settings, segmented=shown.open)
+        shown = ResultsPanel(store, folder=results, plane=plane)
+        model = ModelPanel(store, plane=plane, settings=settings, segmented=shown.open)
         app = create_app(page, model=model, results=shown, token=token, port=port)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -105,4 +103,4 @@ def serve(
             server.run(sockets=[listening])
         finally:
             twins.stop()
-            jobs.stop()
+            model.jobs.stop()

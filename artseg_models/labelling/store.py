@@ -17,11 +17,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from artseg_models.agreement import PAUSE_SECONDS
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
-from artseg_models.images import IMAGE_SUFFIXES, natural_order
-from artseg_models.labels import LABELS, SPLITS, UNSURE, read_labels, read_table, relative_name, with_splits
+from artseg_models.images import IMAGE_SUFFIXES, natural_order, read_image, write_image
+from artseg_models.labels import (
+    LABELS,
+    SPLITS,
+    UNSURE,
+    LabelledImage,
+    MaskSource,
+    read_labels,
+    read_mask,
+    read_table,
+    relative_name,
+    with_splits,
+)
 from artseg_models.provenance import TABLE, Decision, History, What, history_path, take_vote
 
 Order = Literal["random", "name"]
@@ -29,7 +43,9 @@ Order = Literal["random", "name"]
 COLUMNS = ("image", "label", "split", "group", "mask", "kind", "annotator", "labelled_at", "seconds")
 RUNS = "artseg-runs"
 MASKS = "artseg-masks"
-"""Folders beside the table for what is trained and painted here."""
+EXPORT = "artseg-export"
+IMPORT = "artseg-import"
+"""Folders beside the table for what is trained, painted, exported and imported here."""
 VERDICTS = (*LABELS, UNSURE)
 
 _PACE_OF = 30
@@ -142,6 +158,7 @@ class Store:
         self._written = ""
         self._lines: dict[str, tuple[int, str]] = {}
         self._sorted: list[Record] | None = None
+        self._flat_names: Counter[str] | None = None
         self._claims: dict[str, tuple[str, float]] = {}
         self.problem = ""
         """Why the table could not be written; the history has every decision all the same."""
@@ -176,6 +193,40 @@ class Store:
         """All images that are there, in the order of showing."""
         with self._lock:
             return sorted((one for one in self._records.values() if one.shown), key=lambda one: (one.rank, one.name))
+
+    def file_name(self, record: Record) -> str:
+        """Name a file after an image, whatever folder that lies in; no two images share one."""
+        flat = _flat(record.name)
+        with self._lock:
+            if self._flat_names is None:
+                self._flat_names = Counter(_flat(name) for name in self._records)
+            alone = self._flat_names[flat] < 2
+        return flat if alone else f"{flat}-{_digest(record.name).hex()[:8]}"
+
+    def mask_of(self, record: Record) -> str:
+        """Name of an image's mask in the table; empty where it has none, or is not called an artifact."""
+        return record.mask or record.table.get("mask", "") if record.verdict()[0] == "artifact" else ""
+
+    def read_mask(self, record: Record, *, plane: int | None = None) -> NDArray[np.bool_]:
+        """Read the mask of an image, (y, x), True = artifact.
+
+        Raises
+        ------
+        ArtSegError
+            It has none, or it cannot be read or has another size.
+        """
+        named = self.mask_of(record)
+        if not named:
+            raise ArtSegError(f"{record.name} has no mask. Accept or import one first.")
+        height, width = read_image(record.path, plane=plane).pixels.shape
+        source = MaskSource(self.table.parent / named)
+        return read_mask(LabelledImage(record.path, "artifact", None, record.name, source), shape=(height, width))
+
+    def keep_mask(self, record: Record, mask: NDArray[np.bool_]) -> str:
+        """Write the pixel mask of an image (True = artifact) into ``artseg-masks/``; gives its name in the table."""
+        path = self.table.parent / MASKS / f"{self.file_name(record)}_mask.png"
+        write_image(path, mask)
+        return relative_name(path, self.table.parent)
 
     def changes(self, since: int) -> tuple[int, list[Record]]:
         """Give the store's revision, and the images that changed after an earlier one."""
@@ -370,7 +421,9 @@ class Store:
                         folders[:] = []
                         continue
                     folders[:] = sorted(
-                        name for name in folders if not name.startswith(".") and name not in (RUNS, MASKS)
+                        name
+                        for name in folders
+                        if not name.startswith(".") and name not in (RUNS, MASKS, EXPORT, IMPORT)
                     )
                     folder = Path(at)
                     # once a folder: ten thousand times would be felt
@@ -422,7 +475,7 @@ class Store:
             self._changed(record)
 
     def _new(self, name: str, path: Path) -> Record:
-        self._sorted = None
+        self._sorted = self._flat_names = None
         record = self._records[name] = Record(name, path)
         return record
 
@@ -509,9 +562,17 @@ class Store:
         }
 
 
+def _flat(name: str) -> str:
+    return "_".join(part for part in name.split("/") if part != "..")
+
+
 def _shuffled(name: str) -> float:
     """Place of an image in a random order that is the same at every start, whatever images come and go."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6]) / 2**48
+    return int.from_bytes(_digest(name)[:6]) / 2**48
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
 
 def _csv_line(values: Sequence[Any]) -> str:

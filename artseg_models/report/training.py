@@ -71,7 +71,7 @@ def write_training_sheet(run: Path, path: Path) -> None:
         grid[1, column].set_axis_off()
         grid[1, column].set_title(f"map, 0 to {found.map.max():.3g}", fontsize=9)
     figure.supxlabel(
-        "Validation images and their maps. Orange dashes: the map at its cutoff. Blue: the pseudo-label, made from "
+        "Validation images and their maps. Orange dashes: the map at its cutoff.\nBlue: the pseudo-label, made from "
         "image-level labels alone, where the method makes one.",
         fontsize=10,
         color=MUTED,

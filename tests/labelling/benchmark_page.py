@@ -1,6 +1,7 @@
 """Measure the labelling page: key press to next image, first image of ten thousand, previews, memory.
 
-Run it by its path: ``python tests/labelling/benchmark_page.py``. It makes its images in a temporary folder.
+Run it by its path: ``python tests/labelling/benchmark_page.py [keys] [many]``; without a word it measures both.
+It makes its images in a temporary folder.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import httpx
 import numpy as np
 import psutil
 import tifffile
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 # the time that the key press bears, to the frame after the one in which the next image stands
 MEASURE = """() => {
@@ -74,53 +75,88 @@ def key_to_image(page: Page, presses: int) -> list[float]:
     return page.evaluate("window.taken")
 
 
+def measure_keys(browser: Browser, work: Path) -> None:
+    for side in ((1080, 1080), (2156, 2556)):
+        fields(work / f"{side[0]}", 60, side)
+        process, address = serve(work / f"{side[0]}")
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.goto(address)
+        taken = key_to_image(page, 40)
+        tell(
+            f"{side[1]} x {side[0]}, 16 bit: key press to next image, {len(taken)} presses: "
+            f"median {statistics.median(taken):.0f} ms, largest {max(taken):.0f} ms"
+        )
+        with httpx.Client() as client:
+            client.get(address, follow_redirects=True)
+            base = address.split("/?")[0]
+            times = []
+            for number in range(40, 60):
+                start = time.perf_counter()
+                asked = {"image": f"field {number}.tif", "side": 1500}
+                client.get(f"{base}/api/preview", params=asked).raise_for_status()
+                times.append(time.perf_counter() - start)
+        tell(f"  preview: median {statistics.median(times) * 1000:.0f} ms, largest {max(times) * 1000:.0f} ms")
+        page.close()
+        process.terminate()
+        process.wait()
+
+
+def measure_many(browser: Browser, work: Path, count: int = 10_000) -> None:
+    many = work / "many"
+    fields(many, count, (64, 64))
+    start = time.perf_counter()
+    process, address = serve(many)
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(address)
+    page.wait_for_selector("#stage img")
+    tell(
+        f"{count:,} different images: first one after {time.perf_counter() - start:.1f} s from the start of the program"
+    )
+    server = psutil.Process(process.pid)
+
+    def memory(when: str) -> None:
+        heap = page.evaluate("() => performance.memory.usedJSHeapSize") / 2**20
+        tell(f"  {when}: server {server.memory_info().rss / 2**20:.0f} MiB, page {heap:.0f} MiB")
+
+    memory("at the first image")
+    started = time.perf_counter()
+    for _ in range(120):
+        page.wait_for_timeout(5000)
+        searching = page.inner_text("#searching")
+        memory(f"after {time.perf_counter() - started:.0f} s, {searching or 'near-duplicates done'}")
+        if not searching:
+            break
+    taken = key_to_image(page, 100)
+    tell(f"  key press to next image, {len(taken)} presses: median {statistics.median(taken):.0f} ms")
+    memory("after 100 labels by keys")
+    page.keyboard.press("v")
+    page.wait_for_selector("#cells .cell")
+    for number in range(1, 41):
+        start = time.perf_counter()
+        page.keyboard.press("PageDown")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.cell img')].slice(0, 28).every((one) => one.complete)"
+        )
+        if number % 10 == 0:
+            memory(f"grid, page {number + 1}, drawn in {(time.perf_counter() - start) * 1000:.0f} ms")
+    page.select_option("#filter", "all")
+    memory("grid of all images")
+    page.close()
+    process.terminate()
+    process.wait()
+
+
 def main() -> None:
+    wanted = sys.argv[1:] or ["keys", "many"]
     work = Path(tempfile.mkdtemp())
     program = shutil.which("chromium")
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-            for side in ((1080, 1080), (2156, 2556)):
-                fields(work / f"{side[0]}", 60, side)
-                process, address = serve(work / f"{side[0]}")
-                page = browser.new_page(viewport={"width": 1920, "height": 1080})
-                page.goto(address)
-                taken = key_to_image(page, 40)
-                tell(
-                    f"{side[1]} x {side[0]}, 16 bit: key press to next image, {len(taken)} presses: "
-                    f"median {statistics.median(taken):.0f} ms, largest {max(taken):.0f} ms"
-                )
-                with httpx.Client() as client:
-                    client.get(address, follow_redirects=True)
-                    base = address.split("/?")[0]
-                    times = []
-                    for number in range(40, 60):
-                        start = time.perf_counter()
-                        asked = {"image": f"field {number}.tif", "side": 1500}
-                        client.get(f"{base}/api/preview", params=asked).raise_for_status()
-                        times.append(time.perf_counter() - start)
-                tell(f"  preview: median {statistics.median(times) * 1000:.0f} ms, largest {max(times) * 1000:.0f} ms")
-                page.close()
-                process.terminate()
-                process.wait()
-            many = work / "many"
-            fields(many, 1, (540, 540))
-            content = (many / "field 0.tif").read_bytes()
-            for number in range(1, 10_000):
-                (many / f"field {number}.tif").write_bytes(content)
-            start = time.perf_counter()
-            process, address = serve(many)
-            page = browser.new_page(viewport={"width": 1366, "height": 768})
-            page.goto(address)
-            page.wait_for_selector("#stage img")
-            tell(f"10,000 images: first one after {time.perf_counter() - start:.1f} s from the start of the program")
-            server = psutil.Process(process.pid)
-            tell(f"  memory of the server: {server.memory_info().rss / 2**20:.0f} MiB")
-            for _ in range(6):
-                time.sleep(15)
-                tell(f"  after 15 s more: {server.memory_info().rss / 2**20:.0f} MiB")
-            process.terminate()
-            process.wait()
+            if "keys" in wanted:
+                measure_keys(browser, work)
+            if "many" in wanted:
+                measure_many(browser, work)
             browser.close()
     finally:
         shutil.rmtree(work)

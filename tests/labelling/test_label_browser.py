@@ -196,27 +196,118 @@ def cut_controls(page: Page) -> list[str]:
     )
 
 
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (1920, 1080)])
 def test_every_control_has_a_name_and_nothing_is_cut(
-    fields: Callable[..., Path],
-    write_field: Callable[..., Path],
-    label: Callable[..., Any],
-    opened: Open,
-    width: int,
-    height: int,
+    fields: Callable[..., Path], write_field: Callable[..., Path], label: Callable[..., Any], opened: Open
 ) -> None:
     folder = fields(6)
     write_field(folder / "Feld 0 noch einmal.tif", 0, artifact=True)
-    page = opened(label(folder, "--kinds", "dust,fibre,bubble", "--order", "name").address, width, height)
+    page = opened(label(folder, "--kinds", "dust,fibre,bubble", "--order", "name").address)
     page.wait_for_selector("#twins:not([hidden])", timeout=20000)
+    for width, height in ((1366, 768), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        for tab in page.query_selector_all("[role=tab]"):
+            tab.click()
+            page.wait_for_timeout(200)
+            assert unnamed_controls(page) == []
+            assert cut_controls(page) == []
+        page.keyboard.press("?")
+        assert page.evaluate("() => document.getElementById('keys').scrollHeight <= innerHeight")
+        page.keyboard.press("Escape")
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+def write_results(folder: Path, out: Path, probability: np.ndarray, verdicts: dict[str, str] | None = None) -> None:
+    """Write what `artseg segment` writes: the same map for each image, and what a classifier says of it."""
+    rows = []
+    for image in sorted(folder.glob("*.tif")):
+        write_image(out / f"{image.stem}_probability.tif", probability)
+        row = dict.fromkeys(COLUMNS, "") | {"image": str(image), "cutoff": "0.4", "smallest_artifact_px": "5"}
+        if verdicts is not None:
+            row |= {"artifact_probability": verdicts[image.name], "gate_threshold": "0.5"}
+        rows.append(row)
+    with open(out / "segmentation.csv", "w", encoding="utf-8", newline="") as table:
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_the_model_helps_without_swaying(
+    fields: Callable[..., Path], label: Callable[..., Any], opened: Open, tmp_path: Path
+) -> None:
+    """Doubtful images first, the guess hidden until one has decided, a second look where model and person disagree."""
+    folder = fields(6)
+    run = folder / "artseg-runs" / "run-1"
+    (run / "packages").mkdir(parents=True)
+    (run / "configuration.json").write_text("{}")
+    (run / "packages" / "run-1-unet.zip").touch()
+    verdicts = {
+        **{f"Feld {number} artefakt.tif": "0.9" for number in (0, 3)},
+        **{"Feld 1 ok.tif": "0.8", "Feld 2 ok.tif": "0.45", "Feld 4 ok.tif": "0.05", "Feld 5 ok.tif": "0.1"},
+    }
+    write_results(folder, run / "segmented", np.full((64, 80), 0.1, dtype=np.float32), verdicts)
+    page = opened(label(folder, "--order", "name", "--name", "anna").address)
+    page.wait_for_function("() => document.getElementById('learning-said').textContent.includes('looked at 6 images')")
+    assert shown(page) == "Feld 2 ok.tif"  # where the model doubts most
+    assert page.inner_text("#standing") == "not labelled yet"
+    done = [decide(page) for _ in range(6)]
+    assert done[:2] == ["Feld 2 ok.tif", "Feld 1 ok.tif"]
+    page.keyboard.press("b")
+    page.wait_for_function("() => document.getElementById('standing').textContent.includes('the model says')")
+    page.wait_for_function("() => document.getElementById('learning-said').textContent.includes('disagrees with 1 of')")
+    page.click("#second-look")
+    page.wait_for_function("() => document.getElementById('name').textContent === 'Feld 1 ok.tif'")
+    assert page.inner_text("#standing") == "clean (anna); the model says artifact"
+    page.keyboard.press("c")  # the person remains of their opinion, and is not asked again
+    page.wait_for_function("() => document.getElementById('message').textContent.includes('nothing more to look at')")
+    assert all(
+        row.value == ("artifact" if "artefakt" in row.image else "clean") for row in read_history(folder / "labels.csv")
+    )
+
+
+def test_masks_from_elsewhere_come_in_by_a_button_and_are_painted_by_keys(
+    fields: Callable[..., Path], label: Callable[..., Any], opened: Open, tmp_path: Path
+) -> None:
+    folder = fields(3)
+    page = opened(label(folder, "--order", "name", "--name", "anna").address)
+    page.click("#tab-results")
+    page.wait_for_function("() => document.getElementById('results-message').textContent.includes('No masks yet')")
     assert unnamed_controls(page) == []
-    assert cut_controls(page) == []
-    for tab in page.query_selector_all("[role=tab]:not([hidden])"):
-        tab.click()
-        page.wait_for_timeout(200)
-        assert unnamed_controls(page) == []
-        assert cut_controls(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    mask = np.zeros((64, 80), dtype=bool)
+    mask[10:20, 30:50] = True
+    write_image(tmp_path / "Feld 1 ok_mask.png", mask)
+    write_image(tmp_path / "stranger.png", mask)
+    page.set_input_files("#import-files", [tmp_path / "Feld 1 ok_mask.png", tmp_path / "stranger.png"])
+    page.wait_for_function("() => document.getElementById('exported').textContent.startsWith('1 masks')")
+    assert page.inner_text("#exported").endswith("no image is named like stranger.png")
+    assert page.inner_text("#exported-command").startswith("artseg labels import ")
+    page.wait_for_function("() => document.getElementById('result-standing').textContent.includes('not looked at')")
+    assert page.is_disabled("#cutoff")
+    # a dab of the brush, moved to by keys from the middle, and a triangle of three corners
+    page.keyboard.press("p")
+    page.fill("#radius", "8")
+    page.focus("#canvas-stage")
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Space")
+    page.keyboard.press("l")
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press("Space")
+        for _ in range(4):
+            page.keyboard.press(key)
+    assert "3 corners" in page.inner_text("#drawing-said")
+    page.keyboard.press("Enter")
+    page.keyboard.press("a")
+    page.wait_for_function("() => document.getElementById('found').textContent.startsWith('the accepted mask')")
+    (image,) = read_labels(folder / "labels.csv").images
+    painted = read_mask(image, shape=(64, 80))
+    assert painted[mask].all()
+    assert painted[32, 20]
+    assert painted[34, 30]
+    assert not painted[45, 22]
+    for wrong, said in (("notes.txt", "Expected the JSON"), ("other.png", "none is")):
+        (tmp_path / wrong).write_bytes((tmp_path / "stranger.png").read_bytes())
+        page.set_input_files("#import-files", [tmp_path / wrong])
+        page.wait_for_function("said => document.getElementById('banner').textContent.includes(said)", arg=said)
 
 
 def test_masks_are_judged_in_the_browser(
@@ -228,14 +319,7 @@ def test_masks_are_judged_in_the_browser(
     probability[10:20, 10:30] = 0.9
     probability[40:50, 50:70] = 0.5
     out = tmp_path / "masks"
-    rows = []
-    for image in sorted(folder.glob("*.tif")):
-        write_image(out / f"{image.stem}_probability.tif", probability)
-        rows.append(dict.fromkeys(COLUMNS, "") | {"image": str(image), "cutoff": "0.4", "smallest_artifact_px": "5"})
-    with open(out / "segmentation.csv", "w", encoding="utf-8", newline="") as table:
-        writer = csv.DictWriter(table, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(folder, out, probability)
     page = opened(label(out, "--order", "name", "--name", "anna").address)
     page.click("#tab-results")
     page.wait_for_function("() => document.getElementById('found').textContent.startsWith('2 found')")

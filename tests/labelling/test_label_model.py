@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 from artseg_models.images import read_mask_image, write_image
 from artseg_models.labelling.importing import import_masks
-from artseg_models.labelling.jobs import Jobs
+from artseg_models.labelling.jobs import Job, Jobs
 from artseg_models.labelling.model import Asked, ModelPanel
 from artseg_models.labelling.results import Exported, Judged, ResultsPanel, Stroke
 from artseg_models.labelling.store import Store
@@ -33,59 +36,93 @@ TINY = [
 ]
 
 
-def wait(panel: ModelPanel) -> str:
+def wait(panel: ModelPanel, name: str = "") -> dict[str, Any]:
+    """Wait until nothing runs, or until what runs is called so."""
     for _ in range(3000):
-        state = panel.state()["job"]
-        if not state["running"]:
-            assert not state["failed"], state["log"]
-            return state["log"]
+        state = panel.state()
+        if (state["job"]["name"] == name) if name else not panel.jobs.running():
+            return state
         time.sleep(0.1)
     raise AssertionError(panel.state())
 
 
-@pytest.mark.slow
-def test_from_forty_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path: Path) -> None:
-    folder = fields(46)
-    store = Store([folder], folder / "labels.csv")
-    shown = ResultsPanel(store)
-    panel = ModelPanel(store, jobs=Jobs(), settings=TINY, segmented=shown.open)
-    assert panel.command(Asked(step="doubt")) == {"command": ""}
-    with pytest.raises(ArtSegError, match="at least two clean and two artifact"):
-        panel.start(Asked(step="train"))
-    for record in store.shown()[:40]:
+def labelled(folder: Path, count: int) -> Store:
+    store = Store([folder], folder / "labels.csv", order="name")
+    for record in store.shown()[:count]:
         store.decide([record.name], label="artifact" if "artefakt" in record.name else "clean", who="a")
-    train = panel.command(Asked(step="train"))["command"]
+    return store
+
+
+@pytest.mark.slow
+def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path: Path) -> None:
+    """One button trains and looks at all images; stopped, and by another server than began it, it goes on."""
+    folder = fields(15)
+    (folder / "kaputt.tif").write_bytes(b"II*\x00")
+    store = labelled(folder, 2)
+    shown = ResultsPanel(store)
+    panel = ModelPanel(store, settings=TINY, segmented=shown.open)
+    assert panel.commands([Asked(step="doubt"), Asked(step="resume")]) == {"doubt": "", "resume": ""}
+    with pytest.raises(ArtSegError, match="at least two clean and two artifact"):
+        panel.start(Asked(step="learn"))
+    store = labelled(folder, 13)
+    panel = ModelPanel(store, settings=TINY, segmented=shown.open)
+    train, segment = panel.commands([Asked(step="learn")])["learn"].splitlines()
     assert train.startswith("artseg train ")
-    panel.start(Asked(step="train"))
+    assert segment.startswith("artseg segment ")
+    panel.start(Asked(step="learn"))
     with pytest.raises(ArtSegError, match="Training still runs"):
         panel.start(Asked(step="install"))
+    for _ in range(600):
+        if (folder / "artseg-runs" / "run-1" / "splits.csv").exists():
+            break
+        time.sleep(0.1)
+    assert panel.stop()["job"]["stopped"]
+    assert panel.state()["unfinished"] == "run-1"
+    # labelling goes on; the stopped training goes on with the labels that it began with
+    store.decide([store.shown()[13].name], label="clean", who="a")
+    assert "run-1/splits.csv" in panel.commands([Asked(step="resume")])["resume"]
+    panel.start(Asked(step="resume"))
+    # another server finds what runs, as after the first was killed, and does what was to follow
+    following = ModelPanel(Store([folder], folder / "labels.csv"), settings=TINY)
+    assert following.jobs.running()
     wait(panel)
     state = panel.state()
-    assert (state["run"], state["sheet"]) == ("run-1", True)
-    assert {network: epochs[-1][:2] for network, epochs in state["job"]["losses"].items()} == {
+    assert (state["run"], state["sheet"], state["unfinished"]) == ("run-1", True, "")
+    assert {network: epochs[-1][:2] for network, epochs in state["losses"].items()} == {
         "Classifier": (2, 2),
         "U-Net": (2, 2),
     }
     assert panel.sheet("run-1").body[:4] == b"\x89PNG"
     with pytest.raises(ArtSegError, match="no picture"):
         panel.sheet("../run-1")
-    panel.start(Asked(step="doubt"))
-    wait(panel)
-    until = time.monotonic() + 30
-    while not panel.state()["guesses"] and time.monotonic() < until:
-        time.sleep(0.1)
-    assert panel.state()["guesses"] == 46
+    # one image is broken: the command says so, and the others are there
+    assert (state["job"]["failed"], state["job"]["partly"]) == (True, True)
+    assert "kaputt.tif" in state["job"]["log"]
+    assert state["guesses"] == 15
     assert all(0 <= record.guess[0] <= 1 for record in store.shown() if record.guess)
-    assert {one["name"] for one in shown.listed()} == {record.name for record in store.shown()}
+    assert {one["name"] for one in shown.listed()} == {record.name for record in store.shown() if record.guess}
     store.rescan()  # what was written beside the images is not to be labelled
-    assert len(store.shown()) == 46
-    panel.start(Asked(step="export", folder=str(tmp_path / "models")))
-    wait(panel)
-    assert (tmp_path / "models" / "run-1-unet.zip").exists()
+    assert len(store.shown()) == 16
+    export = panel.commands([Asked(step="export", folder="models")])["export"]
+    assert shlex.split(export) == ["artseg", "export", str(folder / "artseg-runs" / "run-1"), "--out", "models"]
     (tmp_path / "plugins").mkdir()
     panel.start(Asked(step="install", folder=str(tmp_path / "plugins")))
-    wait(panel)
+    assert not wait(panel)["job"]["failed"]
     assert (tmp_path / "plugins" / "segmentartifacts.py").exists()
+
+
+def test_a_command_that_fails_says_so_and_nothing_follows(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "job.json")
+    jobs.start([Job("First", ["labels", "check", str(tmp_path / "nothing.csv")]), Job("Second", ["--help"])])
+    while jobs.running():
+        time.sleep(0.05)
+    state = jobs.state()
+    assert (state["name"], state["failed"], state["partly"]) == ("First", True, False)
+    assert "nothing.csv" in state["log"]
+    # a number of a process that another program has meanwhile is not ours
+    told = json.loads((tmp_path / "job.json").read_text())
+    (tmp_path / "job.json").write_text(json.dumps(told | {"pid": os.getpid()}))
+    assert not Jobs(tmp_path / "job.json").running()
 
 
 # ---- masks ----
@@ -162,14 +199,26 @@ def read_labels_count(table: Path) -> int:
     return len(table.read_text(encoding="utf-8").splitlines()) - 1
 
 
-def test_exported_masks_come_back_as_they_were(segmented: tuple[Store, ResultsPanel]) -> None:
+def test_exported_masks_come_back_as_they_were(segmented: tuple[Store, ResultsPanel], tmp_path: Path) -> None:
     store, panel = segmented
     name = panel.listed()[0]["name"]
     panel.judge(Judged(image=name, label="artifact", cutoff=0.5, smallest=10, who="a"))
     truth = discs((64, 80))
     folder = store.table.parent / "artseg-export"
     for kind in ("via", "geojson", "masks"):
-        assert panel.export(Exported(format=kind)) == {"images": 1, "folder": str(folder)}
+        told = panel.export(Exported(format=kind))
+        assert (told["images"], told["folder"]) == (1, str(folder))
+        # the command that is shown writes the same
+        command = [
+            *shlex.split(told["command"])[1:2],
+            "export",
+            str(tmp_path / "again"),
+            *shlex.split(told["command"])[4:],
+        ]
+        assert CliRunner().invoke(app, command).exit_code == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()
+    }
     image = store.record(name).path
     via = LabelledImage(image, "artifact", None, name, MaskSource(folder / "via.json"))
     np.testing.assert_array_equal(read_mask(via, shape=(64, 80)), truth)
@@ -190,6 +239,33 @@ def test_shapes_of_any_mask_are_exact(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask_of_geojson(tmp_path / "one.geojson", shape=blobs.shape), blobs)
 
 
+def test_exports_have_the_form_that_the_annotator_and_qupath_read(tmp_path: Path) -> None:
+    """As VIA 2.0 imports annotations, and QuPath 0.5 objects, by their sources; neither program runs here."""
+    mask = discs((72, 90))
+    key, entry = via_entry(write_image_file(tmp_path), mask)
+    # the annotator drops an entry whose key is not name and size
+    assert key == entry["filename"] + str(entry["size"])
+    assert set(entry) == {"filename", "size", "regions", "file_attributes"}
+    assert len(entry["regions"]) == 2
+    for region in entry["regions"]:
+        shape = region["shape_attributes"]
+        assert shape["name"] == "polygon"
+        assert len(shape["all_points_x"]) == len(shape["all_points_y"]) >= 3
+        assert region["region_attributes"] == {"artifact": "artifact"}
+    # a rectangle has four corners, not one for each pixel of its edge
+    assert sorted(len(region["shape_attributes"]["all_points_x"]) for region in entry["regions"])[0] == 9
+    collection = geojson_of(mask)
+    assert collection["type"] == "FeatureCollection"
+    assert len(collection["features"]) == 2
+    for feature in collection["features"]:
+        assert feature["type"] == "Feature"
+        assert feature["properties"]["objectType"] == "annotation"
+        assert feature["properties"]["classification"]["name"] == "Artifact"
+        geometry = feature["geometry"]
+        assert geometry["type"] == "Polygon"
+        assert all(ring[0] == ring[-1] and len(ring) >= 4 for ring in geometry["coordinates"])
+
+
 @pytest.mark.parametrize("kind", ["via", "geojson", "masks"])
 def test_masks_drawn_elsewhere_are_taken_over(segmented: tuple[Store, ResultsPanel], tmp_path: Path, kind: str) -> None:
     store, panel = segmented
@@ -208,6 +284,36 @@ def test_masks_drawn_elsewhere_are_taken_over(segmented: tuple[Store, ResultsPan
     np.testing.assert_array_equal(read_mask(taken, shape=(64, 80)), discs((64, 80)))
     with pytest.raises(ArtSegError, match="none is"):
         import_masks(store, tmp_path / "again", who="b")
+
+
+def test_images_of_one_name_in_two_folders_keep_their_own_masks(tmp_path: Path) -> None:
+    """Plates call their images alike: what is accepted, exported and imported for one is not the other's."""
+    images = [tmp_path / "images" / plate / "A01.png" for plate in ("plate 1", "plate 2")]
+    masks = [np.zeros((40, 50), dtype=bool), np.zeros((40, 50), dtype=bool)]
+    masks[0][5:10, 5:20], masks[1][20:30, 30:40] = True, True
+    for image, mask in zip(images, masks, strict=True):
+        write_image(image, np.arange(2000, dtype=np.uint16).reshape(40, 50))
+        write_image(tmp_path / "drawn" / f"{image.parent.name}_{image.name}_mask.png", mask)
+    store = Store([tmp_path / "images"], tmp_path / "images" / "labels.csv")
+    import_masks(store, tmp_path / "drawn", who="a")
+    panel = ResultsPanel(store)
+    for kind in ("via", "geojson", "masks"):
+        assert panel.export(Exported(format=kind))["images"] == 2
+        source = tmp_path / "images" / "artseg-export"
+        again = Store([tmp_path / "images"], tmp_path / kind / "labels.csv")
+        done = import_masks(again, source / "via.json" if kind == "via" else source, who="b")
+        assert (len(done.labels), done.unused) == (2, [])
+        for image, mask in zip(sorted(read_labels(again.table).images, key=lambda one: one.path), masks, strict=True):
+            np.testing.assert_array_equal(read_mask(image, shape=(40, 50)), mask)
+        for path in source.iterdir():
+            path.unlink()
+    # a name that fits both fits neither
+    write_image(tmp_path / "one" / "A01_mask.png", masks[0])
+    with pytest.raises(ArtSegError, match="none is"):
+        import_masks(store, tmp_path / "one", who="b")
+    (tmp_path / "via.json").write_text(json.dumps({"x": {"filename": "A01.png", "regions": []}}))
+    with pytest.raises(ArtSegError, match="name of 2 images"):
+        import_masks(store, tmp_path / "via.json", who="b")
 
 
 def write_image_file(folder: Path) -> Path:

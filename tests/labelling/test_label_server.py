@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from PIL import Image
 
 from artseg_models.labelling.app import LabellingPage, create_app
-from artseg_models.labelling.jobs import Jobs
 from artseg_models.labelling.model import ModelPanel
 from artseg_models.labelling.previews import Previews, as_grey
 from artseg_models.labelling.results import ResultsPanel
@@ -62,9 +61,7 @@ def page(fields: Callable[..., Path]) -> LabellingPage:
 
 @pytest.fixture
 def client(page: LabellingPage) -> Asking:
-    app = create_app(
-        page, model=ModelPanel(page.store, jobs=Jobs()), results=ResultsPanel(page.store), token=TOKEN, port=4711
-    )
+    app = create_app(page, model=ModelPanel(page.store), results=ResultsPanel(page.store), token=TOKEN, port=4711)
     return Asking(app, {"Authorization": f"Bearer {TOKEN}"})
 
 

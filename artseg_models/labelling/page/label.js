@@ -28,6 +28,7 @@ let page = 0;
 const selected = new Set();
 let view = { scale: 1, x: 0, y: 0 };
 let loadedSide = 0;
+const lookedAgain = new Set(); // where the model disagreed and the person has decided once more
 
 // ---- talking to the server ----
 
@@ -47,9 +48,14 @@ async function ask(path, body) {
   return content;
 }
 
-function banner(message) {
-  at("banner").hidden = !message;
-  at("banner").textContent = message || "";
+// What went wrong stays until something is done again: an action, reaching the server, writing the table.
+const troubles = { action: "", server: "", table: "" };
+
+function banner(message, of = "action") {
+  troubles[of] = message || "";
+  const shown = troubles.action || troubles.server || troubles.table;
+  if (at("banner").textContent !== shown) at("banner").textContent = shown;
+  at("banner").hidden = !shown;
 }
 
 function say(message) {
@@ -64,7 +70,7 @@ function takeNews(news) {
   }
   taken = new Set(news.taken);
   pace = news.pace;
-  banner(news.problem);
+  banner(news.problem, "table");
   const { done, total } = news.twins;
   at("searching").textContent = done < total ? `looking for near-duplicates: ${done} of ${total}` : "";
 }
@@ -82,8 +88,10 @@ async function poll() {
     if (current && images.get(current)?.gone) await show(following(current, 1)[0] || null);
     else if (!current && !at("one").hidden) await show(first());
     refresh();
+    banner("", "server");
+    if (jobRuns) await lookAtModel();
   } catch (error) {
-    banner(error.message);
+    banner(error.message, "server");
   }
 }
 
@@ -106,11 +114,13 @@ function passes(one) {
     case "clean": case "artifact": case "unsure": return one.label === at("filter").value;
     case "conflict": return Boolean(one.conflict);
     case "twins": return twinsOf(one).length > 0;
-    case "doubted": return Boolean(one.guess) && ["clean", "artifact"].includes(one.label) && one.guess !== one.label;
+    case "doubted": return disagrees(one) && !lookedAgain.has(one.name);
     case "error": return Boolean(one.error);
     default: return true;
   }
 }
+
+const disagrees = (one) => Boolean(one.guess) && ["clean", "artifact"].includes(one.label) && one.guess !== one.label;
 
 const mayShow = (one) => !one.gone && passes(one) && !taken.has(one.name);
 
@@ -200,11 +210,12 @@ async function show(name) {
   current = name;
   if (!name) {
     put(null);
-    const left = at("filter").value === "unlabelled" ? "Every image has a label." : "No image here.";
+    const left = { unlabelled: "Every image has a label.",
+      doubted: "There is nothing more to look at again: of the other labels the model says the same." };
     const elsewhere = ordered().some((one) => passes(one) && taken.has(one.name));
     message(elsewhere
       ? "The last images are open in another window."
-      : `${left}\n\nChoose others below (Show), or Finish.`);
+      : `${left[at("filter").value] || "No image here."}\n\nChoose others below (Show), or Finish.`);
     refresh();
     return;
   }
@@ -304,12 +315,14 @@ async function decide(label, kind = "") {
     seconds = label ? Math.max(0, (performance.now() - shownAt - hiddenMs) / 1000) : null;
   }
   saving = true;
+  for (const name of names) if (disagrees(images.get(name))) lookedAgain.add(name);
   try {
     let next = inGrid ? null : label ? following(current, 1)[0] || null : current;
     takeNews(await ask("/api/decide", {
       images: names, label, kind, who: who(), seconds, since: revision, window: windowName,
       showing: next || "",
     }));
+    banner("");
     const done = ordered().filter((one) => one.label).length;
     say(`${label ? `Saved: ${kind || label}` : "Label removed"}. ${done} of ${ordered().length} labelled.`);
     if (inGrid) {
@@ -357,14 +370,27 @@ function skip() {
 // ---- the grid ----
 
 function gridImages() {
-  return ordered().filter(passes);
+  const all = ordered().filter(passes);
+  if (at("filter").value !== "twins") return all;
+  // stable: within a group in the order of showing
+  return all.sort((a, b) => groupPlace(a) - groupPlace(b));
 }
+
+const groupPlace = (one) => Math.min(one.place, ...twinsOf(one).map((each) => each.place));
 
 function drawGrid() {
   const all = gridImages();
   const pages = Math.max(1, Math.ceil(all.length / PAGE));
   page = Math.min(page, pages - 1);
-  const cells = all.slice(page * PAGE, (page + 1) * PAGE).map(cell);
+  const cells = [];
+  let group = null;
+  for (const one of all.slice(page * PAGE, (page + 1) * PAGE)) {
+    if (at("filter").value === "twins" && groupPlace(one) !== group) {
+      group = groupPlace(one);
+      cells.push(groupHeading([one, ...twinsOf(one)]));
+    }
+    cells.push(cell(one));
+  }
   if (!cells.length) {
     const empty = document.createElement("p");
     empty.className = "empty";
@@ -378,12 +404,27 @@ function drawGrid() {
   drawSelected();
 }
 
+function groupHeading(members) {
+  const heading = document.createElement("div");
+  heading.className = "group";
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = `Select these ${members.length}`;
+  button.addEventListener("click", () => {
+    for (const one of members) if (!one.error) selected.add(one.name);
+    drawSelected();
+  });
+  heading.append("Nearly the same ", button);
+  return heading;
+}
+
 function cell(one) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "cell";
   button.dataset.name = one.name;
   button.setAttribute("role", "checkbox");
+  button.title = one.name;
   button.setAttribute("aria-label", `${one.name}, ${one.error ? "cannot be shown" : one.label || "not labelled"}`);
   if (one.error) {
     const lost = document.createElement("span");
@@ -478,7 +519,7 @@ function refresh() {
     + (pace ? ` · ${pace.toFixed(1)} s an image` : "") + (pace && left ? ` · ${duration(pace * left)} left` : "");
   at("counts").textContent = `○ ${counts.clean} clean   ▲ ${counts.artifact} artifact   ? ${counts.unsure} unsure`
     + (counts.conflict ? `   ${counts.conflict} disagreed` : "") + (counts.error ? `   ${counts.error} cannot be shown` : "");
-  at("tab-model").textContent = counts.clean + counts.artifact >= project.enough ? "Model: can train" : "Model";
+  drawLearning();
   at("shown-count").textContent = `${all.filter(passes).length} images`;
 
   const one = images.get(current);
@@ -521,6 +562,7 @@ function standing(one) {
 }
 
 function open(tab) {
+  banner("");
   for (const button of document.querySelectorAll("[role=tab]")) {
     const chosen = button.id === `tab-${tab}`;
     button.setAttribute("aria-selected", chosen);
@@ -565,6 +607,11 @@ function toggleRaw() {
   reload();
 }
 
+function help() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0;
+}
+
 // ---- keys, buttons, mouse ----
 
 const KEYS = {
@@ -572,7 +619,7 @@ const KEYS = {
   a: () => decide("artifact"),
   u: () => decide("unsure"),
   v: () => open(isOpen("grid") ? "one" : "grid"),
-  "?": () => at("keys").showModal(),
+  "?": help,
 };
 const ONE_KEYS = {
   b: back, Backspace: back, s: skip, Delete: () => decide(""),
@@ -588,7 +635,7 @@ const GRID_KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || at("keys").open || document.body.classList.contains("ended")) return;
   const within = event.target;
   if (within.matches("input[type=text], input[type=number], select, textarea")) return;
   if (within.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
@@ -601,9 +648,9 @@ document.addEventListener("keydown", (event) => {
   }
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (isOpen("results")) {
-    if (RESULT_KEYS[key]) {
+    if (RESULT_KEYS[key] && !(within.matches("button, summary") && ["Enter", " "].includes(key))) {
       event.preventDefault();
-      RESULT_KEYS[key]();
+      RESULT_KEYS[key](event);
     }
     return;
   }
@@ -629,7 +676,7 @@ function wire() {
   }
   const clicks = {
     back, skip, withdraw: () => decide(""), raw: toggleRaw, larger: () => zoom(1.4), smaller: () => zoom(1 / 1.4),
-    fit: () => zoom(0), help: () => at("keys").showModal(), "select-all": selectAll,
+    fit: () => zoom(0), help, "select-all": selectAll,
     "select-none": () => { selected.clear(); drawSelected(); }, "page-before": () => turn(-1), "page-after": () => turn(1),
   };
   for (const [id, act] of Object.entries(clicks)) at(id).addEventListener("click", act);
@@ -654,7 +701,9 @@ function wire() {
       if (job.running && !confirm(`${job.name} still runs and would be stopped. Finish all the same?`)) return;
       await ask("/api/stop", {});
       clearInterval(polling);
-      document.querySelector("main").replaceChildren();
+      clearInterval(modelPolling);
+      document.body.classList.add("ended");
+      for (const part of document.querySelectorAll("header, main, footer")) part.inert = true;
       banner(`Finished. Your labels are in ${project.table}. You can close this page; artseg label goes on where you were.`);
     } catch (error) { banner(error.message); }
   });
@@ -715,10 +764,11 @@ async function start() {
       at("kinds").append(button);
     });
     takeNews(await ask("/api/images", { since: -1, who: who(), window: windowName, showing: "" }));
+    if ((await ask("/api/model")).guesses) sortByDoubt();
     await show(first());
     await poll(); // tells other windows what is shown here
     at("stage").focus();
-    await lookForResults();
+    await lookAtModel();
     polling = setInterval(poll, POLL_MS);
   } catch (error) {
     banner(error.message);

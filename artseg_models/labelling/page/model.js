@@ -7,6 +7,9 @@ const MODEL_POLL_MS = 1500;
 const COLOURS = { training: "#ffa62b", validation: "#56b4e9" };
 let modelPolling = 0;
 let sheetOf = "";
+let model = { enough: 40, job: {}, guesses: 0 }; // as the server last told
+let jobRuns = false;
+let resultsOf = "";
 
 const asked = (step) => ({
   step,
@@ -22,18 +25,80 @@ function openModel() {
 
 async function lookAtModel() {
   try {
-    drawModel(await ask("/api/model"));
-    await lookForResults();
-    await showCommands();
+    const before = jobRuns;
+    const state = await ask("/api/model");
+    const changed = state.run !== model.run || state.unfinished !== model.unfinished || !model.asked;
+    model = { ...state, asked: true };
+    jobRuns = state.job.running;
+    drawModel(state);
+    if (changed || before !== jobRuns) await showCommands();
+    const seen = `${state.run} ${state.guesses} ${jobRuns}`;
+    if (seen !== resultsOf) {
+      resultsOf = seen;
+      await lookForResults();
+      await learn(current);
+      if (before && !jobRuns) {
+        if (state.guesses) sortByDoubt();
+        say(`${jobTitle(state.job)}.`);
+      }
+      refresh();
+    }
   } catch (error) {
     banner(error.message);
   }
 }
 
+function sortByDoubt() {
+  at("doubt-first").checked = true;
+  order = null;
+}
+
 async function showCommands() {
-  for (const code of document.querySelectorAll(".command")) {
-    code.textContent = (await ask("/api/model/command", asked(code.dataset.of))).command;
+  const codes = [...document.querySelectorAll(".command[data-of]")];
+  const told = await ask("/api/model/commands", codes.map((code) => asked(code.dataset.of)));
+  for (const code of codes) code.textContent = told[code.dataset.of] || "";
+}
+
+function jobTitle(job) {
+  if (!job.name) return "Nothing runs";
+  if (job.running) return `${job.name} runs …`;
+  if (job.stopped) return `${job.name} was stopped`;
+  if (job.partly) return `${job.name}: done, but not for every image (see below)`;
+  return job.failed ? `${job.name} failed` : `${job.name}: done`;
+}
+
+// What stands beside the image while somebody labels.
+function drawLearning() {
+  const { job } = model;
+  const labelled = [...images.values()].filter((one) => ["clean", "artifact"].includes(one.label)).length;
+  const disagreed = [...images.values()].filter((one) => !one.gone && disagrees(one) && !lookedAgain.has(one.name)).length;
+  const enough = labelled >= model.enough;
+  at("learning").hidden = !(job.running || model.guesses || enough);
+  const epoch = Object.entries(model.losses || {}).map(([network, epochs]) => `${network} ${epochs.at(-1)[0]} of ${epochs.at(-1)[1]}`).at(-1);
+  at("learning-said").textContent = job.running
+    ? `${job.name} runs${job.name === "Training" && epoch ? `: ${epoch}` : ""}. Go on labelling.`
+    : model.unfinished ? "The training was stopped before its end."
+      : model.guesses ? `It has looked at ${model.guesses} images and disagrees with ${disagreed || "none"} of your labels.`
+        : model.run ? "" : `${labelled} labels: enough for a first training, in the background.`;
+  for (const button of document.querySelectorAll(".act[data-step=learn], .act[data-step=train]")) {
+    button.disabled = job.running || !enough;
   }
+  const next = document.querySelector("#learning .act");
+  next.hidden = job.running;
+  next.dataset.step = model.unfinished ? "resume" : "learn";
+  next.textContent = model.unfinished ? "Go on with it" : model.run ? "Learn anew" : "Learn from my labels";
+  at("second-look").hidden = at("second-look-too").hidden = !disagreed || job.running;
+  at("second-look").textContent = `Look again at ${disagreed}`;
+  at("guesses").textContent = model.guesses
+    ? `The model has looked at ${model.guesses} images and disagrees with ${disagreed || "none"} of your labels.` : "";
+  at("tab-model").textContent = job.running ? "Model …" : model.unfinished ? "Model: stopped" : enough && !model.run ? "Model: can train" : "Model";
+}
+
+function secondLook() {
+  lookedAgain.clear();
+  at("filter").value = "doubted";
+  at("filter").dispatchEvent(new Event("change"));
+  open("one");
 }
 
 function drawModel(state) {
@@ -43,20 +108,21 @@ function drawModel(state) {
     ? `${state.clean} clean and ${state.artifact} artifact. From ${state.enough} labels on a first training is worth it: ${state.enough - labelled} more.`
     : `${state.clean} clean and ${state.artifact} artifact.`;
   for (const button of document.querySelectorAll(".act")) {
-    const needsModel = ["doubt", "export"].includes(button.dataset.step);
-    button.disabled = job.running || (needsModel && !state.run) || (button.dataset.step === "train" && labelled < state.enough);
+    const { step } = button.dataset;
+    if (["doubt", "export"].includes(step)) button.disabled = job.running || !state.run;
+    else if (["resume", "install"].includes(step)) button.disabled = job.running;
   }
+  at("resuming").hidden = !state.unfinished || job.running;
+  at("resuming-said").textContent = `${state.unfinished} was stopped before its end, and goes on where it was`;
   at("doubt-first").disabled = !state.guesses;
-  at("guesses").textContent = state.guesses ? `The model has looked at ${state.guesses} images.` : "";
   at("job-stop").disabled = !job.running;
-  at("job-name").textContent = !job.name ? "Nothing runs"
-    : `${job.name} ${job.running ? "runs …" : job.stopped ? "was stopped" : job.failed ? "failed" : "is done"}`;
+  at("job-name").textContent = jobTitle(job);
   const log = at("job-log");
   if (log.textContent !== (job.log || "")) {
     log.textContent = job.log || "";
     log.scrollTop = log.scrollHeight;
   }
-  at("curves").replaceChildren(...Object.entries(job.losses || {}).map(([network, epochs]) => curve(network, epochs)));
+  at("curves").replaceChildren(...Object.entries(state.losses || {}).map(([network, epochs]) => curve(network, epochs)));
   at("sheet").hidden = !state.sheet;
   if (state.sheet && sheetOf !== state.run) {
     sheetOf = state.run;
@@ -96,13 +162,18 @@ function node(name, attributes, text = "") {
 for (const button of document.querySelectorAll(".act")) {
   button.addEventListener("click", async () => {
     try {
-      drawModel(await ask("/api/model/start", asked(button.dataset.step)));
+      model = { ...await ask("/api/model/start", asked(button.dataset.step)), asked: true };
+      jobRuns = model.job.running;
+      drawModel(model);
+      drawLearning();
+      banner("");
     } catch (error) { banner(error.message); }
   });
 }
 at("job-stop").addEventListener("click", async () => {
   try {
-    drawModel(await ask("/api/model/stop", {}));
+    await ask("/api/model/stop", {});
+    await lookAtModel();
   } catch (error) { banner(error.message); }
 });
 at("split").addEventListener("click", async () => {
@@ -115,3 +186,4 @@ at("split").addEventListener("click", async () => {
 for (const id of ["preset", "export-folder", "install-folder"]) at(id).addEventListener("change", showCommands);
 at("doubt-first").addEventListener("change", () => { order = null; refresh(); });
 at("show-guess").addEventListener("change", refresh);
+for (const id of ["second-look", "second-look-too"]) at(id).addEventListener("click", secondLook);
