@@ -315,7 +315,7 @@ async function decide(label, kind = "") {
     seconds = label ? Math.max(0, (performance.now() - shownAt - hiddenMs) / 1000) : null;
   }
   saving = true;
-  for (const name of names) if (disagrees(images.get(name))) lookedAgain.add(name);
+  const doubted = names.filter((name) => disagrees(images.get(name)));
   try {
     let next = inGrid ? null : label ? following(current, 1)[0] || null : current;
     takeNews(await ask("/api/decide", {
@@ -323,6 +323,7 @@ async function decide(label, kind = "") {
       showing: next || "",
     }));
     banner("");
+    for (const name of doubted) lookedAgain.add(name);
     const done = ordered().filter((one) => one.label).length;
     say(`${label ? `Saved: ${kind || label}` : "Label removed"}. ${done} of ${ordered().length} labelled.`);
     if (inGrid) {
