@@ -27,7 +27,7 @@ from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
 from artseg_models.progress import track
-from artseg_models.training.configuration import RunSettings, configured
+from artseg_models.training.configuration import RunSettings, SupervisedSettings, configured
 from artseg_models.training.cutoffs import (
     CUTOFFS,
     Cutoffs,
@@ -70,8 +70,9 @@ def configure(
     Parameters
     ----------
     preset : str
-        "paper" (the parameters of the method's own paper, and Ali et al.'s cutoffs) or "quick" (small networks on
-        binned images, cutoffs chosen on validation: minutes on a laptop).
+        "paper" (the parameters of the method's own paper, and Ali et al.'s cutoffs), "quick" (small networks on
+        binned images, cutoffs chosen on validation: minutes on a laptop) or, for scorecam-unet, "best" (as quick, with
+        what brings its masks near those of drawn masks).
     method : str
         One of `METHODS`.
     seed : int
@@ -112,7 +113,7 @@ def train(
         ``cost.json`` (seconds of the sessions that ended by themselves).
     method : str
         One of `METHODS`.
-    preset : {"quick", "paper"}
+    preset : {"quick", "best", "paper"}
         See `configure`.
     seed : int
         Seed of every random choice, the split included where the labels have none.
@@ -250,10 +251,17 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     ]
     gate_threshold, gate_open = _gate(found, validation)
     chosen = _choose(recipe, settings, fitted, found, validation, gate_open)
-    verdicts, maps = _verdicts(found, chosen, gate_threshold, gate_open, binning), [one.map for one in found]
+    verdicts = _verdicts(found, chosen, gate_threshold, gate_open, binning)
+    if gate_threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
+        ungated = np.ones_like(gate_open)
+        alone = _choose(recipe, settings, fitted, found, validation, ungated)
+        by_objects = _verdicts(found, alone, None, ungated, binning)
+        if _image_f1(validation, by_objects) >= _image_f1(validation, verdicts):
+            gate_threshold, chosen, verdicts = None, alone, by_objects
+    maps = [one.map for one in found]
     sample = _sample(validation, found, settings)
     write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
-    measured: dict[str, float] = {"image_f1": count_agreement(validation.artifact, verdicts).f1}
+    measured: dict[str, float] = {"image_f1": _image_f1(validation, verdicts)}
     if fitted.pseudo_labels is not None:
         predicted = [map_ >= chosen.cutoff for map_ in maps]
         measured["pseudo_label_iou"] = pooled_iou(fitted.pseudo_labels, predicted)
@@ -354,6 +362,10 @@ def _verdicts(
         ],
         dtype=np.bool_,
     )
+
+
+def _image_f1(validation: Split, verdicts: NDArray[np.bool_]) -> float:
+    return count_agreement(validation.artifact, verdicts).f1
 
 
 def _sample(validation: Split, found: list[Found], settings: RunSettings) -> BrightfieldImage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from artseg_models.training.sampling import balanced_draw, class_weights, same_s
 
 #: what is drawn in one stage of a run must not repeat in another
 _STAGE = 1
+#: changes a training image and with it, where needed, its label: takes index, pixels, whether artifact, and chance
+Vary = Callable[[int, Array, bool, np.random.Generator], tuple[Array, bool]]
 
 
 def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str) -> ResNet:
@@ -41,6 +43,8 @@ def train_classifier(
     seed: int,
     device: str,
     bf16: bool,
+    number: int = 0,
+    vary: Vary | None = None,
 ) -> None:
     """Train a classifier in place, or go on where a killed run stopped.
 
@@ -62,6 +66,10 @@ def train_classifier(
         "cuda", "mps" or "cpu".
     bf16 : bool
         Whether training runs in bf16.
+    number : int
+        Of the training, where a run has several: each draws its own batches.
+    vary : callable, optional
+        Changes training images, and their labels with them.
 
     Raises
     ------
@@ -75,9 +83,12 @@ def train_classifier(
         batches = same_size_batches(drawn, training.images, settings.schedule.batch)
 
         def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-            stack = torch.from_numpy(np.stack([training.images[index] for index in indices])[:, None])
-            varied, _ = augmented(stack, None, settings.augmentation, random)
-            return varied.to(device), torch.from_numpy(training.artifact[indices].astype(np.int64)).to(device)
+            images, truth = [training.images[index] for index in indices], training.artifact[indices].astype(np.int64)
+            if vary is not None:
+                for at, index in enumerate(map(int, indices)):
+                    images[at], truth[at] = vary(index, images[at], bool(truth[at]), random)
+            varied, _ = augmented(torch.from_numpy(np.stack(images)[:, None]), None, settings.augmentation, random)
+            return varied.to(device), torch.from_numpy(truth).to(device)
 
         return (batch_of(indices) for indices in batches), len(batches)
 
@@ -103,7 +114,7 @@ def train_classifier(
         loss_of_batch=loss_of_batch,
         validation_loss=validation_loss,
         schedule=settings.schedule,
-        seed=[seed, _STAGE],
+        seed=[seed, _STAGE, number] if number else [seed, _STAGE],
         folder=folder,
         name="Classifier",
     )

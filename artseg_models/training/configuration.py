@@ -99,6 +99,54 @@ class UNetSettings(Settings):
     crops_per_image: int = Field(default=1, ge=1, description="Crops drawn from each image in an epoch.")
 
 
+class RefinementSettings(Settings):
+    """How pseudo-labels are drawn out to the edges of what the evidence points at."""
+
+    edges: Literal["evidence", "half-contrast"] = Field(
+        default="evidence",
+        description="evidence, as in the paper: the map at its cutoff. half-contrast: around what is surely artifact, "
+        "up to where the image is half-way between the artifact and its surroundings; for maps of layer 1 or 2.",
+    )
+    seed: float = Field(
+        default=0.5, gt=0, le=1, description="With half-contrast: pixels of the map at or above it are surely artifact."
+    )
+    reach: float = Field(
+        default=0.1, ge=0, lt=1, description="With half-contrast: pixels of the map below it are surely not."
+    )
+    unsure_px: int = Field(
+        default=0, ge=0, description="Pixels to each side of a pseudo-label's edge that the U-Net does not learn from."
+    )
+
+
+class SynthesisSettings(Settings):
+    """Artifacts cut out by their pseudo-labels and pasted, turned and scaled, where no artifact was."""
+
+    unet: float = Field(
+        default=0.0, ge=0, le=1, description="Share of clean images that the U-Net sees with an artifact pasted on."
+    )
+    classifier: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of images that the classifier sees changed in its second training: artifacts pasted on "
+        "clean images or moved elsewhere, and painted out, which makes the image clean. 0: no second training.",
+    )
+    classifier_epochs: int = Field(default=10, ge=1, description="Epochs of that second training.")
+
+
+class SelfTrainingSettings(Settings):
+    """The U-Net trained on with what it found itself."""
+
+    rounds: int = Field(default=0, ge=0, le=5, description="How often.")
+    epochs: int = Field(default=8, ge=1, description="Epochs of each round.")
+    unsure: float = Field(
+        default=0.25,
+        ge=0,
+        lt=0.5,
+        description="Pixels whose probability is nearer to 0.5 than this are not learned from.",
+    )
+
+
 class RunSettings(Settings):
     """What every method's run depends on besides images and labels."""
 
@@ -137,6 +185,12 @@ class SupervisedSettings(RunSettings):
         default="fp32",
         description="Numbers in training; auto: bf16 where a short measurement finds it faster. Only fp32 on the CPU "
         "repeats bit for bit.",
+    )
+    gate: Literal["classifier", "where-needed"] = Field(
+        default="classifier",
+        description="Who calls an image clean. classifier: it decides, and what the U-Net found in a clean image is "
+        "dropped. where-needed: the U-Net overrules it, and the model has no gate, where on validation images its own "
+        "artifacts tell clean from artifact images as well as the classifier does.",
     )
 
 

@@ -16,9 +16,10 @@ from artseg_models.images import write_image
 from artseg_models.networks.resnet import ResNet
 from artseg_models.progress import track
 from artseg_models.scorecam import Evidence, clean_levels, scorecam
-from artseg_models.training.configuration import ScoreCAMSettings
+from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
 from artseg_models.training.fields import Array, Split, as_batch
 from artseg_models.training.loop import save_state
+from artseg_models.training.refinement import half_contrast
 
 #: Clean training images from which the level of clean activation is taken; more change it little.
 _CLEAN_IMAGES = 64
@@ -86,6 +87,7 @@ def pseudo_labels(
     settings: ScoreCAMSettings,
     levels: Tensor | None,
     device: str,
+    refinement: RefinementSettings | None = None,
 ) -> list[NDArray[np.bool_]]:
     """Make evidence and pseudo-label (y, x) of every image of a split, or take those that are there.
 
@@ -105,6 +107,8 @@ def pseudo_labels(
         From `levels_of_clean`.
     device : str
         Where the network is.
+    refinement : RefinementSettings, optional
+        How evidence becomes a label; as in the paper without it.
     """
     labels: list[NDArray[np.bool_]] = []
     for index in track(range(len(split)), f"ScoreCAM on the {name} images", len(split)):
@@ -117,7 +121,10 @@ def pseudo_labels(
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
-        label = pseudo_label(evidence, settings.cutoff)
+        if refinement is not None and refinement.edges == "half-contrast":
+            label = half_contrast(split.images[index], evidence, refinement)
+        else:
+            label = pseudo_label(evidence, settings.cutoff)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
         labels.append(label)
     return labels

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from artseg_models.training.fields import WorkingImages
+
+#: (y, x) of one image: True or 1 artifact, False or 0 clean, and in int8 labels -1 unsure, which is not learned from
+PixelLabel = NDArray[np.bool_] | NDArray[np.int8]
 
 
 def balanced_draw(artifact: NDArray[np.bool_], balance: str, random: np.random.Generator) -> NDArray[np.int64]:
@@ -47,16 +52,16 @@ def same_size_batches(indices: NDArray[np.int64], images: WorkingImages, size: i
 
 
 def random_crop(
-    image: NDArray[np.float32], label: NDArray[np.bool_], side: int, random: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    image: NDArray[np.float32], label: PixelLabel, side: int, random: np.random.Generator
+) -> tuple[NDArray[np.float32], PixelLabel]:
     """Cut a square of `side` pixels out of an image and its pseudo-label, both (y, x).
 
     Where the image has artifact pixels, every second crop holds one of them. A smaller image is padded by reflection.
     """
     missing = [(0, max(0, side - length)) for length in (image.shape[0], image.shape[1])]
     padded_image: NDArray[np.float32] = np.pad(image, missing, mode="reflect")
-    padded_label: NDArray[np.bool_] = np.pad(label, missing, mode="reflect")
-    marked: NDArray[np.int64] = np.flatnonzero(label)
+    padded_label = cast(PixelLabel, np.pad(label, missing, mode="reflect"))
+    marked: NDArray[np.int64] = np.flatnonzero(label > 0)
     room = [max(0, image.shape[0] - side), max(0, image.shape[1] - side)]
     start = [int(random.integers(space + 1)) for space in room]
     if len(marked) and random.random() < 0.5:

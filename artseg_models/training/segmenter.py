@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,12 @@ from artseg_models.networks.unet import UNet
 from artseg_models.training.configuration import UNetSettings
 from artseg_models.training.fields import Array, Split, as_batch, augmented, padded_to_multiple
 from artseg_models.training.loop import train_network
-from artseg_models.training.sampling import balanced_draw, random_crop
+from artseg_models.training.sampling import PixelLabel, balanced_draw, random_crop
 
 #: what is drawn in one stage of a run must not repeat in another
 _STAGE = 2
-Mask = NDArray[np.bool_]
+#: changes a training image before it is cropped: takes its index, pixels and label and a source of chance
+Vary = Callable[[int, Array, PixelLabel, np.random.Generator], tuple[Array, PixelLabel]]
 
 
 def new_unet(settings: UNetSettings, *, binning: int, seed: int, device: str) -> UNet:
@@ -34,9 +35,9 @@ def new_unet(settings: UNetSettings, *, binning: int, seed: int, device: str) ->
 def train_unet(
     network: UNet,
     training: Split,
-    training_labels: Sequence[Mask],
+    training_labels: Sequence[PixelLabel],
     validation: Split,
-    validation_labels: Sequence[Mask],
+    validation_labels: Sequence[PixelLabel],
     folder: Path,
     *,
     settings: UNetSettings,
@@ -44,6 +45,8 @@ def train_unet(
     seed: int,
     device: str,
     bf16: bool,
+    number: int = 0,
+    vary: Vary | None = None,
 ) -> None:
     """Train a U-Net in place, or go on where a killed run stopped.
 
@@ -54,7 +57,7 @@ def train_unet(
     training, validation : Split
         The images.
     training_labels, validation_labels : sequence of ndarray
-        (y, x) bool for each image: its artifact pixels.
+        (y, x) for each image: its artifact pixels, bool, or int8 with -1 where nothing is learned.
     folder : Path
         Gets checkpoint, weights and history, see `train_network`.
     settings : UNetSettings
@@ -67,6 +70,10 @@ def train_unet(
         "cuda", "mps" or "cpu".
     bf16 : bool
         Whether training runs in bf16.
+    number : int
+        Of the training, where a run has several: each draws its own crops.
+    vary : callable, optional
+        Changes training images and their labels before they are cropped.
 
     Raises
     ------
@@ -84,9 +91,12 @@ def train_unet(
         count = max(1, len(order) // settings.schedule.batch)
 
         def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-            crops = [
-                random_crop(training.images[index], training_labels[index], side, random) for index in map(int, indices)
-            ]
+            crops: list[tuple[Array, PixelLabel]] = []
+            for index in map(int, indices):
+                image, label = training.images[index], training_labels[index]
+                if vary is not None:
+                    image, label = vary(index, image, label, random)
+                crops.append(random_crop(image, label, side, random))
             images = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
             targets = torch.from_numpy(np.stack([target for _, target in crops])[:, None].astype(np.float32))
             varied, moved = augmented(images, targets, settings.augmentation, random)
@@ -100,7 +110,7 @@ def train_unet(
         images, targets = batch
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = network.binned_logits(images)
-        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+        return _loss(logits.float(), targets)
 
     def validation_loss() -> float:
         losses: list[float] = []
@@ -108,7 +118,7 @@ def train_unet(
             image = padded_to_multiple(validation.images[index], multiple)
             target = padded_to_multiple(label.astype(np.float32), multiple)
             logits = network.binned_logits(as_batch(image, device))
-            losses.append(F.binary_cross_entropy_with_logits(logits, as_batch(target, device)).item())
+            losses.append(_loss(logits, as_batch(target, device)).item())
         return float(np.mean(losses))
 
     train_network(
@@ -117,10 +127,17 @@ def train_unet(
         loss_of_batch=loss_of_batch,
         validation_loss=validation_loss,
         schedule=settings.schedule,
-        seed=[seed, _STAGE],
+        seed=[seed, _STAGE, number] if number else [seed, _STAGE],
         folder=folder,
         name="U-Net",
     )
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that are learned from."""
+    known = targets >= 0
+    losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.inference_mode()

@@ -1,0 +1,67 @@
+"""Training images changed so that what is learned is the artifact itself: neither its place nor its company."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artseg_models.progress import track
+from artseg_models.training.classifier import Vary as VaryImage
+from artseg_models.training.fields import Array, Split
+from artseg_models.training.sampling import PixelLabel
+from artseg_models.training.segmenter import Vary as VaryPixels
+from artseg_models.transplant import Cutout, cutouts_of, painted_out, with_artifact
+
+#: pixels around a pseudo-label that are painted out with it: what it missed would stay, and be called clean
+_MARGIN = 3
+
+
+def cutouts_of_split(split: Split, labels: Sequence[PixelLabel]) -> list[Cutout]:
+    """Cut every artifact out of the artifact images of a split, by their pixel labels."""
+    chosen = np.flatnonzero(split.artifact)
+    found: list[Cutout] = []
+    for index in track(map(int, chosen), "Cutting artifacts out", len(chosen)):
+        found += cutouts_of(split.images[index], labels[index] > 0)
+    return found
+
+
+def pasting(artifact: NDArray[np.bool_], cutouts: Sequence[Cutout], share: float) -> VaryPixels:
+    """Paste artifacts on a share of the clean images, for the U-Net: their labels are exact."""
+
+    def vary(index: int, image: Array, label: PixelLabel, random: np.random.Generator) -> tuple[Array, PixelLabel]:
+        if artifact[index] or random.random() >= share:
+            return image, label
+        return with_artifact(image, cutouts, random)
+
+    return vary
+
+
+def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], share: float) -> VaryImage:
+    """Change a share of the images for the classifier, so that only the artifact tells artifact images from clean ones.
+
+    Half of the changed images have what their label marks painted out; a clean one is painted at the place of another
+    image's artifact, so that paint tells nothing. The others, half of the painted ones included, get an artifact pasted
+    on, and count as artifact.
+    """
+    marked = [at for at, label in enumerate(labels) if (label > 0).any()]
+
+    def vary(index: int, image: Array, artifact: bool, random: np.random.Generator) -> tuple[Array, bool]:
+        if random.random() >= share:
+            return image, artifact
+        paints, pastes = ((True, False), (True, True), (False, True), (False, True))[int(random.integers(4))]
+        if artifact and not (labels[index] > 0).any():
+            return image, artifact  # where it is is not known: it cannot be taken away
+        if paints:
+            mask = labels[index] > 0
+            if not artifact:
+                other = labels[marked[int(random.integers(len(marked)))]] > 0
+                mask = other if other.shape == image.shape else mask
+            image, artifact = painted_out(image, mask, random, margin=_MARGIN), False
+        if pastes:
+            image, pixels = with_artifact(image, cutouts, random)
+            artifact = artifact or bool(pixels.any())
+        return image, artifact
+
+    return vary

@@ -1,0 +1,228 @@
+"""Preset best: what it adds to the paper's chain, each part alone, and the whole through kills and without masks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from artseg_models.errors import ArtSegError
+from artseg_models.labels import read_labels
+from artseg_models.methods import configure, train
+from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
+from artseg_models.training.refinement import UNSURE, half_contrast, learned_label, with_unsure_edges
+from artseg_models.training.sampling import random_crop
+from artseg_models.training.synthesis import counterfactuals, pasting
+from artseg_models.transplant import Change, Cutout, changed, cutouts_of, painted_out, pasted, random_change
+
+HALF = RefinementSettings(edges="half-contrast")
+
+
+def disc(shape: tuple[int, int], middle: tuple[int, int], radius: float) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.hypot(y - middle[0], x - middle[1]) <= radius
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return np.count_nonzero(one & other) / np.count_nonzero(one | other)
+
+
+def field(artifact: np.ndarray, *, strength: float = 4.0, blur: float = 2.0) -> np.ndarray:
+    noise = np.random.default_rng(1).normal(0, 0.2, artifact.shape)
+    return (ndimage.gaussian_filter(strength * artifact, blur) + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("strength", [4.0, -4.0])
+def test_a_coarse_map_grows_and_shrinks_to_the_blurred_edge(strength):
+    """The map is far too wide at its reach and far too small at its seed; the edge is where contrast is halved."""
+    truth = disc((90, 110), (40, 50), 14)
+    evidence = ndimage.gaussian_filter(disc((90, 110), (42, 47), 12).astype(np.float32), 8)
+    evidence /= evidence.max()
+    assert iou(evidence >= HALF.seed, truth) < 0.75
+    assert iou(evidence >= HALF.reach, truth) < 0.5
+    assert iou(half_contrast(field(truth, strength=strength), evidence, HALF), truth) > 0.9
+
+
+def test_an_artifact_of_dark_and_bright_parts_is_measured_by_its_departure():
+    ring = disc((90, 110), (40, 50), 14)
+    middle = disc((90, 110), (40, 50), 8)
+    image = field(ring & ~middle, strength=-4, blur=0.5) + field(middle, blur=0.5)
+    evidence = ndimage.gaussian_filter(ring.astype(np.float32), 6)
+    assert iou(half_contrast(image, evidence / evidence.max(), HALF), ring) > 0.85
+
+
+def test_a_map_without_seed_gives_no_label():
+    assert not half_contrast(field(disc((40, 40), (20, 20), 5)), np.zeros((40, 40), np.float32), HALF).any()
+
+
+def test_edges_are_unsure_but_not_where_the_image_ends():
+    mask = np.zeros((20, 30), bool)
+    mask[:10, :12] = True
+    label = with_unsure_edges(mask, 2)
+    assert set(np.unique(label)) == {UNSURE, 0, 1}
+    assert label[0, 0] == 1, "the border of the image is no edge"
+    assert (label[8:12, 3] == UNSURE).all()
+    assert label[7, 3] == 1
+    assert label[12, 3] == 0
+
+
+def test_what_a_unet_finds_counts_only_where_the_label_before_pointed():
+    before = np.zeros((20, 40), np.int8)
+    before[5:8, 5:8] = 1
+    probability = np.zeros((20, 40), np.float32)
+    probability[4:12, 4:12] = 0.9
+    probability[12, 4:12] = 0.4
+    probability[4:12, 30:36] = 0.9
+    label = learned_label(probability, before, SelfTrainingSettings(unsure=0.25))
+    assert (label[4:12, 4:12] == 1).all()
+    assert (label[12, 4:12] == UNSURE).all()
+    assert (label[4:12, 30:36] == UNSURE).all(), "found elsewhere: nobody knows"
+    assert (label == 0).sum() == label.size - 64 - 8 - 48
+    assert learned_label(np.zeros_like(probability), before, SelfTrainingSettings()) is before
+
+
+def test_a_painted_out_artifact_is_gone_and_the_rest_unchanged():
+    truth = disc((80, 90), (40, 45), 10)
+    image = field(truth, strength=8, blur=1)
+    painted = painted_out(image, truth, np.random.default_rng(0), margin=4)
+    far = ~disc((80, 90), (40, 45), 22)
+    np.testing.assert_allclose(painted[far], image[far], atol=1e-4)
+    assert abs(painted[truth].mean() - image[far].mean()) < 0.3
+    assert painted[truth].std() > 0.5 * image[far].std(), "it kept the texture of the image"
+
+
+def test_a_cutout_pasted_elsewhere_looks_as_before_and_brings_its_mask():
+    truth = disc((80, 90), (40, 45), 10)
+    image = field(truth, strength=8, blur=1)
+    (cutout,) = cutouts_of(image, truth)
+    clean = np.random.default_rng(5).normal(0, 0.2, (80, 90)).astype(np.float32)
+    new, mask = pasted(clean, cutout, (20, 60))
+    assert mask.sum() == truth.sum()
+    assert new[mask].mean() == pytest.approx(image[truth].mean(), abs=0.3)
+    assert np.abs(new - clean)[~ndimage.binary_dilation(mask, iterations=8)].max() < 1e-3
+    over_the_edge, part = pasted(clean, cutout, (0, 60))
+    assert 0 < part.sum() < truth.sum()
+    assert over_the_edge.shape == clean.shape
+    assert not pasted(clean, cutout, (-50, -50))[1].any()
+
+
+def test_a_change_moves_the_mask_with_the_artifact():
+    bar = np.zeros((41, 41), bool)
+    bar[18:23, 5:36] = True
+    cutout = Cutout(3 * bar.astype(np.float32), bar)
+    turned = changed(cutout, Change(degrees=90))
+    rows, columns = np.nonzero(turned.mask)
+    assert np.ptp(rows) > 4 * np.ptp(columns)
+    larger = changed(cutout, Change(scale=2.0, contrast=0.5))
+    assert larger.mask.sum() == pytest.approx(4 * bar.sum(), rel=0.15)
+    assert larger.difference[larger.mask].mean() == pytest.approx(1.5, rel=0.1)
+    changes = [random_change(np.random.default_rng(seed)) for seed in range(200)]
+    assert min(change.scale for change in changes) >= 0.6
+    assert max(change.scale for change in changes) <= 1.6
+
+
+def test_artifacts_are_pasted_on_clean_images_alone():
+    cutout = Cutout(np.full((9, 9), 5, np.float32), np.ones((9, 9), bool))
+    vary = pasting(np.array([False, True]), [cutout], 0.5)
+    image, label = np.zeros((50, 50), np.float32), np.zeros((50, 50), np.int8)
+    results = [vary(0, image, label, np.random.default_rng(seed)) for seed in range(100)]
+    changed_ones = [(new, mask) for new, mask in results if mask.any()]
+    assert 30 < len(changed_ones) < 70
+    assert all(new[mask].min() > 0.5 for new, mask in changed_ones), "the label is where the artifact is"
+    assert vary(1, image, label, np.random.default_rng(0))[0] is image
+
+
+def test_counterfactuals_call_clean_what_was_painted_out_and_artifact_what_was_pasted():
+    truth = disc((60, 60), (30, 30), 8)
+    spoilt = field(truth, strength=8, blur=1)
+    clean = np.random.default_rng(3).normal(0, 0.2, (60, 60)).astype(np.float32)
+    labels = [np.zeros((60, 60), np.int8), truth.astype(np.int8)]
+    vary = counterfactuals(labels, cutouts_of(spoilt, truth), 0.99)
+    seen = set()
+    for seed in range(60):
+        image, artifact = vary(1, spoilt, True, np.random.default_rng(seed))
+        seen.add(artifact)
+        assert (image.max() > 2.5) == artifact, "what its label says is what the image shows"
+    assert seen == {True, False}
+    assert {vary(0, clean, False, np.random.default_rng(seed))[1] for seed in range(60)} == {True, False}
+    unknown = counterfactuals([labels[0], labels[0]], cutouts_of(spoilt, truth), 0.99)
+    assert all(unknown(1, spoilt, True, np.random.default_rng(seed))[0] is spoilt for seed in range(20))
+
+
+def test_a_crop_is_drawn_around_artifacts_not_around_what_is_unsure():
+    label = np.full((100, 100), UNSURE, np.int8)
+    label[80:84, 80:84] = 1
+    image = (label == 1).astype(np.float32)
+    crops = [random_crop(image, label, 16, np.random.default_rng(seed)) for seed in range(60)]
+    assert sum((target == 1).any() for _, target in crops) >= 25
+    assert all(np.array_equal(crop == 1, target == 1) for crop, target in crops)
+
+
+@pytest.fixture(scope="module")
+def best(tiny: dict[str, Any]) -> dict[str, Any]:
+    """Changes that make the preset small."""
+    return tiny | {
+        "refinement": {"unsure_px": 1},
+        "synthesis": {"classifier_epochs": 2},
+        "self_training": {"epochs": 2},
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(spotted: Path, best: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(spotted, tmp_path_factory.mktemp("best") / "unbroken", preset="best", overrides=best)
+
+
+def test_every_stage_leaves_its_network(finished):
+    for stage, epochs in (("first_classifier", 3), ("unet_round_0", 3), ("unet", 2), ("classifier", 2)):
+        assert len((finished / stage / "history.csv").read_text().splitlines()) == epochs + 1
+    result = json.loads((finished / "result.json").read_text())
+    assert result["training"]["epochs"] == {"classifier": 5, "unet": 5}
+
+
+def test_best_reads_no_mask_and_goes_on_after_kills_bit_for_bit(spotted, finished, best, tmp_path):
+    """Killed in the second U-Net and in the second classifier; masks and test images are damaged."""
+    copy, run = tmp_path / spotted.parent.name, tmp_path / "killed"
+    shutil.copytree(spotted.parent, copy)
+    for item in read_labels(copy / "labels.csv").images:
+        if item.mask is not None:
+            item.mask.path.write_bytes(b"not an image")
+        if item.split == "test":
+            item.path.write_bytes(b"not an image")
+    code = (
+        "import sys, json, pathlib; from artseg_models.methods import train; "
+        "train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), preset='best', overrides=json.loads(sys.argv[3]))"
+    )
+    for stage in ("unet", "classifier"):
+        arguments = [sys.executable, "-c", code, str(copy / "labels.csv"), str(run), json.dumps(best)]
+        process = subprocess.Popen(arguments)
+        deadline = time.monotonic() + 120
+        while not (run / stage / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (run / "result.json").exists(), "the run ended before it could be killed"
+    train(copy / "labels.csv", run, preset="best", overrides=best)
+    for network in ("classifier", "unet"):
+        states = [torch.load(folder / network / "network.pt", weights_only=True) for folder in (run, finished)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    texts = [(folder / "result.json").read_text() for folder in (run, finished)]
+    assert texts[0].replace('"killed"', '"unbroken"') == texts[1]
+
+
+def test_best_is_for_the_method_that_learns_from_labels():
+    assert configure("best").refinement.edges == "half-contrast"
+    assert configure("quick").refinement.edges == "evidence"
+    with pytest.raises(ArtSegError, match="paper, quick"):
+        configure("best", method="unet")
