@@ -35,7 +35,8 @@ class Cutout:
     Attributes
     ----------
     difference : ndarray
-        (y, x) float32: image minus background, on the image's scale.
+        (y, x) float32: image minus background, in standard deviations of the image outside its artifacts, so that an
+        artifact is as strong against the texture of another image as it was against that of its own.
     mask : ndarray
         (y, x) bool, the same shape: its pixels.
     """
@@ -142,7 +143,8 @@ def cutouts_of(image: Image, mask: Mask, *, smallest: int = 12, margin: int = 3)
     """
     if not mask.any() or mask.all():
         return []
-    difference = image - background_under(image, _grown(mask, margin))
+    spread = max(float(image[~mask].std()), 1e-6)
+    difference = (image - background_under(image, _grown(mask, margin))) / spread
     objects = connected_parts(mask)
     found: list[Cutout] = []
     boxes = cast("list[tuple[slice, slice]]", ndimage.find_objects(objects))
@@ -197,8 +199,8 @@ def pasted(image: Image, cutout: Cutout, middle: tuple[int, int], *, margin: int
     out_of = (slice(into[0].start - top, into[0].stop - top), slice(into[1].start - left, into[1].stop - left))
     # the blur must not wrap a box around the artifact: the seam falls to nothing at the cutout's own border
     seam = np.maximum(_blurred(_grown(cutout.mask, margin), _FEATHER), cutout.mask)[out_of]
-    under = image[into]
-    new[into] = under + seam * (_blurred(image, _TEXTURE)[into] - under + cutout.difference[out_of])
+    under, spread = image[into], float(image.std())
+    new[into] = under + seam * (_blurred(image, _TEXTURE)[into] - under + spread * cutout.difference[out_of])
     mask[into] = cutout.mask[out_of]
     return new, mask
 
@@ -206,6 +208,12 @@ def pasted(image: Image, cutout: Cutout, middle: tuple[int, int], *, margin: int
 def connected_parts(mask: Mask) -> NDArray[np.int64]:
     """Count the connected parts of a mask (y, x) from 1; pixels that touch at a corner belong together."""
     return np.asarray(label(mask, connectivity=2), dtype=np.int64)
+
+
+def as_normalised(changed_image: Image, image: Image) -> Image:
+    """Give a changed image (y, x) mean and standard deviation of the one before, as its reader would normalise it."""
+    spread = max(float(changed_image.std()), 1e-6)
+    return ((changed_image - changed_image.mean()) * (image.std() / spread) + image.mean()).astype(np.float32)
 
 
 def random_change(random: np.random.Generator) -> Change:

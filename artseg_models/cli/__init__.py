@@ -27,6 +27,7 @@ for _verb in (
     "fill",
     "package",
     "evaluate",
+    "counterfactual",
     "study",
     "impact",
     "demo",

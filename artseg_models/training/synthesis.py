@@ -12,7 +12,7 @@ from artseg_models.training.classifier import Vary as VaryImage
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.sampling import PixelLabel
 from artseg_models.training.segmenter import Vary as VaryPixels
-from artseg_models.transplant import Cutout, cutouts_of, painted_out, with_artifact
+from artseg_models.transplant import Cutout, as_normalised, cutouts_of, painted_out, with_artifact
 
 #: pixels around a pseudo-label that are painted out with it: what it missed would stay, and be called clean
 _MARGIN = 3
@@ -33,7 +33,8 @@ def pasting(artifact: NDArray[np.bool_], cutouts: Sequence[Cutout], share: float
     def vary(index: int, image: Array, label: PixelLabel, random: np.random.Generator) -> tuple[Array, PixelLabel]:
         if artifact[index] or random.random() >= share:
             return image, label
-        return with_artifact(image, cutouts, random)
+        new, mask = with_artifact(image, cutouts, random)
+        return as_normalised(new, image), mask
 
     return vary
 
@@ -53,6 +54,7 @@ def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], sha
         paints, pastes = ((True, False), (True, True), (False, True), (False, True))[int(random.integers(4))]
         if artifact and not (labels[index] > 0).any():
             return image, artifact  # where it is is not known: it cannot be taken away
+        before = image
         if paints:
             mask = labels[index] > 0
             if not artifact:
@@ -62,6 +64,7 @@ def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], sha
         if pastes:
             image, pixels = with_artifact(image, cutouts, random)
             artifact = artifact or bool(pixels.any())
-        return image, artifact
+        # painted and pasted images must not be told by their contrast
+        return as_normalised(image, before), artifact
 
     return vary
