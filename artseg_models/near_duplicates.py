@@ -27,7 +27,7 @@ _HEAP_FRACTION = 0.1
 _SIDE = 64
 _TILE = 8
 _SMOOTH = 6.0
-_BLOCK_ROWS = 2048
+_BLOCK_ROWS = 256
 
 
 def perceptual_hash(pixels: NDArray[Any]) -> NDArray[np.bool_]:

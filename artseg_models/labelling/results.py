@@ -27,7 +27,6 @@ from artseg_models.labelling.jobs import command_line
 from artseg_models.labelling.store import EXPORT, IMPORT, Store
 from artseg_models.labels import relative_name
 from artseg_models.predict import artifact_objects
-from artseg_models.segment import unique_stems
 
 _SHOWN_PIXELS = 2_500_000
 
@@ -98,6 +97,9 @@ def read_results(folder: Path) -> list[Result]:
     ArtSegError
         There is no ``segmentation.csv`` of this version there.
     """
+    # with it comes the drawing library, which the first image is not to wait for
+    from artseg_models.segment import unique_stems
+
     table = folder / "segmentation.csv"
     try:
         with open(table, encoding="utf-8", newline="") as opened:

@@ -109,10 +109,13 @@ def measure_many(browser: Browser, work: Path, count: int = 10_000) -> None:
     page = browser.new_page(viewport={"width": 1366, "height": 768})
     page.goto(address)
     page.wait_for_selector("#stage img")
-    tell(
-        f"{count:,} different images: first one after {time.perf_counter() - start:.1f} s from the start of the program"
-    )
+    taken = time.perf_counter() - start
     server = psutil.Process(process.pid)
+    spent = server.cpu_times()
+    tell(
+        f"{count:,} different images: first one {taken:.1f} s after the start of the program, "
+        f"{spent.user + spent.system:.1f} s of its processor time"
+    )
 
     def memory(when: str) -> None:
         heap = page.evaluate("() => performance.memory.usedJSHeapSize") / 2**20
@@ -126,8 +129,8 @@ def measure_many(browser: Browser, work: Path, count: int = 10_000) -> None:
         memory(f"after {time.perf_counter() - started:.0f} s, {searching or 'near-duplicates done'}")
         if not searching:
             break
-    taken = key_to_image(page, 100)
-    tell(f"  key press to next image, {len(taken)} presses: median {statistics.median(taken):.0f} ms")
+    presses = key_to_image(page, 100)
+    tell(f"  key press to next image, {len(presses)} presses: median {statistics.median(presses):.0f} ms")
     memory("after 100 labels by keys")
     page.keyboard.press("v")
     page.wait_for_selector("#cells .cell")
