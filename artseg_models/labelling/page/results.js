@@ -245,7 +245,7 @@ function drawMask() {
     + (strokes.length ? `, ${strokes.length} strokes` : "");
   at("undo-stroke").disabled = !strokes.length && !drawing;
   at("drawing-said").textContent = tool === "move" ? ""
-    : drawing?.tool === "polygon" ? `${drawing.points.length} corners: close with Enter, or a click on the first`
+    : drawing?.tool === "polygon" ? `${drawing.points.length} corners: close with Enter or a double click`
       : tool === "polygon" ? "Click corner by corner, or drag around it; Shift takes away"
         : `Drag over the image${tool === "brush" ? "; Shift takes away" : ""}`;
   placeLayers();
@@ -477,6 +477,7 @@ function pointOf(event) {
     else if (pressed && drawing) drawing.points.length = 1;
     pressed = false;
   });
+  stage.addEventListener("dblclick", closeDrawing);
   for (const change of ["focus", "blur"]) stage.addEventListener(change, () => map && drawSoon());
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
