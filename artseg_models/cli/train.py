@@ -47,6 +47,14 @@ def train(
             "--set device=cuda. Repeat for more; configuration.json in a run folder shows all names.",
         ),
     ] = None,
+    masks: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="How many drawn masks of artifact images in the train split join (scorecam-unet); without this, none "
+            "is read. `artseg suggest` names images that are worth it.",
+        ),
+    ] = None,
     plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
     pixel_size: Annotated[
         float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
@@ -56,8 +64,8 @@ def train(
     """Learn to find artifacts from images sorted into clean and artifact.
 
     A classifier learns the labels, ScoreCAM shows which pixels convinced it, and a U-Net learns these pixels. Masks
-    are not needed: they are read only if `--set choose_by=masks` asks for it, or by `--method unet`, and images of the
-    test split never.
+    are not needed: they are read only if `--masks` or `--set choose_by=masks` asks for it, or by `--method unet`, and
+    images of the test split never.
 
     The model, for `artseg segment` and CellProfiler, is packages/NAME-unet.zip in the run folder; training.png there
     shows what was learned. A training that was stopped goes on with the same command.
@@ -71,6 +79,7 @@ def train(
     try:
         overrides = {
             **parse_overrides(settings or []),
+            **({} if masks is None else {"masks": masks}),
             **({} if plane is None else {"plane": plane}),
             **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
         }

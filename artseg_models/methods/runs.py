@@ -97,6 +97,7 @@ def train(
     preset: str = "quick",
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    known: Mapping[str, Path] | None = None,
 ) -> Path:
     """Train a method into a run folder, or finish a run that was killed.
 
@@ -119,6 +120,9 @@ def train(
         Seed of every random choice, the split included where the labels have none.
     overrides : mapping, optional
         Changes of single settings.
+    known : mapping of str to Path, optional
+        Folders to take instead of making them, by their names in the run folder: networks that another run trained
+        on the same labels with the same settings.
 
     Returns
     -------
@@ -156,6 +160,9 @@ def train(
     else:
         write_json(written, frozen)
         write_labels(run / "splits.csv", labelled.images)
+    for name, folder in (known or {}).items():
+        if not (run / name).exists():
+            shutil.copytree(folder, run / name)
     if (run / "result.json").exists():
         logger.info("%s is finished already", run)
         return run

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
 from artseg_models.training.classifier import image_probability, new_classifier, train_classifier
 from artseg_models.training.configuration import (
@@ -42,6 +43,12 @@ class ScoreCAMUNetSettings(SupervisedSettings):
     synthesis: SynthesisSettings = SynthesisSettings()
     unet: UNetSettings = UNetSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
+    masks: int = Field(
+        default=0,
+        ge=0,
+        description="How many artifact images of the train split bring their drawn mask, of those that have one; 0: no "
+        "mask is read.",
+    )
     cutoff: float | None = Field(
         default=0.001, ge=0, le=1, description="Cutoff of the U-Net's probability; None: chosen on validation."
     )
@@ -62,26 +69,29 @@ class ScoreCAMUNet:
         self._unet = new_unet(settings.unet, binning=binning, seed=seed, device=device)
 
     def fit(self, training: Split, validation: Split, folder: Path) -> Fitted:
-        """Train classifier and U-Net; see `Method.fit`. No mask is read."""
+        """Train classifier and U-Net; see `Method.fit`. No mask is read but those asked for."""
         settings = self._settings
         bf16 = use_bf16(folder / "precision.json", settings.precision, width=settings.unet.width, device=self._device)
         twice = settings.synthesis.classifier > 0
         self._train_classifier(
             training, validation, folder / ("first_classifier" if twice else "classifier"), bf16=bf16
         )
+        drawn = _drawn_masks(training, settings.masks)
         labels = self._pseudo_labels(training, validation, folder)
+        labels["train"] = [drawn.get(index, label) for index, label in enumerate(labels["train"])]
         rounds = settings.self_training.rounds
         for number in range(rounds + 1):
             last = number == rounds
             if number:
                 labels = {
-                    "train": self._found_labels(training, labels["train"]),
-                    "validation": self._found_labels(validation, labels["validation"]),
+                    "train": self._found_labels(training, labels["train"], drawn),
+                    "validation": self._found_labels(validation, labels["validation"], {}),
                 }
             self._train_unet(
                 training,
                 validation,
                 labels,
+                drawn,
                 folder / ("unet" if last else f"unet_round_{number}"),
                 epochs=settings.self_training.epochs if number else settings.unet.schedule.epochs,
                 number=number,
@@ -165,6 +175,7 @@ class ScoreCAMUNet:
         training: Split,
         validation: Split,
         labels: Mapping[str, Sequence[NDArray[np.int8]]],
+        drawn: Mapping[int, NDArray[np.int8]],
         folder: Path,
         *,
         epochs: int,
@@ -177,6 +188,9 @@ class ScoreCAMUNet:
         if cutouts:
             vary = pasting(training.artifact, cutouts, share)
         schedule = settings.unet.schedule.model_copy(update={"epochs": epochs})
+        # few as they are, drawn masks make up a third of what is seen of artifact images
+        repeats = np.ones(len(training), np.int64)
+        repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, 2 * len(drawn))))
         train_unet(
             self._unet,
             training,
@@ -191,12 +205,17 @@ class ScoreCAMUNet:
             device=self._device,
             bf16=bf16,
             vary=vary,
+            repeats=repeats if drawn else None,
         )
 
-    def _found_labels(self, split: Split, before: Sequence[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
-        """Take what the U-Net found on artifact images as their labels; clean images stay empty."""
+    def _found_labels(
+        self, split: Split, before: Sequence[NDArray[np.int8]], drawn: Mapping[int, NDArray[np.int8]]
+    ) -> list[NDArray[np.int8]]:
+        """Take what the U-Net found on artifact images as their labels; clean images stay empty, drawn masks stay."""
         labels = list(before)
         for index in map(int, np.flatnonzero(split.artifact)):
+            if index in drawn:
+                continue
             probability = probability_map(self._unet, split.images[index], self._device)
             labels[index] = learned_label(probability, before[index], self._settings.self_training)
         return labels
@@ -212,6 +231,23 @@ class ScoreCAMUNet:
             map=probability_map(self._unet, image, self._device, shape=shape),
             image_probability=image_probability(self._classifier, image, self._device),
         )
+
+
+def _drawn_masks(training: Split, number: int) -> dict[int, NDArray[np.int8]]:
+    """Read the masks of so many training images, each of another group as long as there is one; fewer are in more."""
+    if not number:
+        return {}
+    items = training.images.items
+    with_mask = [at for at, item in enumerate(items) if item.label == "artifact" and item.mask is not None]
+    if len(with_mask) < number:
+        raise ArtSegError(
+            f"Expected at least {number} artifact images of the train split with a mask, as --masks asks for, got "
+            f"{len(with_mask)}. `artseg suggest` names images to draw; or ask for fewer."
+        )
+    shuffled = [with_mask[int(at)] for at in np.random.default_rng(0).permutation(len(with_mask))]
+    first = list({items[at].group or str(at): at for at in reversed(shuffled)}.values())[::-1]
+    ordered = first + [at for at in shuffled if at not in first]
+    return {at: training.mask(at).astype(np.int8) for at in ordered[:number]}
 
 
 _QUICK: Mapping[str, Any] = {

@@ -272,7 +272,7 @@ def configured(
     """
     if preset not in presets:
         raise ArtSegError(f"Expected a preset out of {', '.join(presets)}, got {preset!r}.")
-    content = _merged(_merged(presets[preset], overrides or {}), {"preset": preset, "seed": seed})
+    content = merged(merged(presets[preset], overrides or {}), {"preset": preset, "seed": seed})
     try:
         return settings.model_validate(content)
     except ValidationError as error:
@@ -308,13 +308,14 @@ def parse_overrides(settings: Sequence[str]) -> Mapping[str, Any]:
             value = json.loads(text)
         for level in reversed(name.split(".")):
             value = {level: value}
-        overrides = _merged(overrides, value)
+        overrides = merged(overrides, value)
     return overrides
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged: dict[str, Any] = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change nested settings: a mapping is changed name by name, any other value replaced."""
+    result: dict[str, Any] = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, Mapping)
-        merged[key] = _merged(merged.get(key) or {}, cast("Mapping[str, Any]", value)) if nested else value
-    return merged
+        result[key] = merged(result.get(key) or {}, cast("Mapping[str, Any]", value)) if nested else value
+    return result

@@ -112,13 +112,14 @@ class Split:
         ArtSegError
             A mask cannot be used.
         """
-        items = self.images.items
-        masks: list[NDArray[np.bool_]] = []
-        for item in track(items, "Reading masks", len(items)):
-            pixels = read_image(item.path, plane=self.plane).pixels
-            mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
-            masks.append(binned(mask.astype(np.float32), self.binning) >= 0.5)
-        return masks
+        return [self.mask(index) for index in track(range(len(self)), "Reading masks", len(self))]
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """Read the true mask (y, x) of one image at working resolution; see `masks`."""
+        item = self.images.items[index]
+        pixels = read_image(item.path, plane=self.plane).pixels
+        mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
+        return binned(mask.astype(np.float32), self.binning) >= 0.5
 
 
 def require_masks(items: Sequence[LabelledImage], which: str) -> None:

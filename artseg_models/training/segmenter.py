@@ -47,6 +47,7 @@ def train_unet(
     bf16: bool,
     number: int = 0,
     vary: Vary | None = None,
+    repeats: NDArray[np.int64] | None = None,
 ) -> None:
     """Train a U-Net in place, or go on where a killed run stopped.
 
@@ -74,6 +75,8 @@ def train_unet(
         Of the training, where a run has several: each draws its own crops.
     vary : callable, optional
         Changes training images and their labels before they are cropped.
+    repeats : ndarray, optional
+        (images,) how often each training image is seen when it is drawn; once by default.
 
     Raises
     ------
@@ -87,7 +90,8 @@ def train_unet(
 
     def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
         drawn = balanced_draw(training.artifact, balance, random)
-        order = random.permutation(np.repeat(drawn, settings.crops_per_image))
+        times = settings.crops_per_image * (1 if repeats is None else repeats[drawn])
+        order = random.permutation(np.repeat(drawn, times))
         count = max(1, len(order) // settings.schedule.batch)
 
         def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -16,10 +18,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from typer.testing import CliRunner
 
+from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
-from artseg_models.labels import read_labels
+from artseg_models.labels import read_labels, write_labels
 from artseg_models.methods import configure, train
+from artseg_models.suggest import doubt, suggest
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
 from artseg_models.training.refinement import UNSURE, half_contrast, learned_label, with_unsure_edges
 from artseg_models.training.sampling import random_crop
@@ -222,6 +227,50 @@ def test_best_reads_no_mask_and_goes_on_after_kills_bit_for_bit(spotted, finishe
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
     texts = [(folder / "result.json").read_text() for folder in (run, finished)]
     assert texts[0].replace('"killed"', '"unbroken"') == texts[1]
+
+
+def test_a_few_drawn_masks_join_and_only_as_many_as_there_are(spotted, tiny, tmp_path):
+    """The classifier stays as it is, the U-Net learns otherwise; masks of validation and test images are not read."""
+    copy = tmp_path / spotted.parent.name
+    shutil.copytree(spotted.parent, copy)
+    for item in read_labels(copy / "labels.csv").images:
+        if item.mask is not None and item.split != "train":
+            item.mask.path.write_bytes(b"not an image")
+    few = train(copy / "labels.csv", tmp_path / "few", preset="quick", overrides=tiny | {"masks": 3})
+    none = train(copy / "labels.csv", tmp_path / "none", preset="quick", overrides=tiny)
+    for network, same in (("classifier", True), ("unet", False)):
+        assert ((few / network / "network.pt").read_bytes() == (none / network / "network.pt").read_bytes()) == same
+    with pytest.raises(ArtSegError, match="at least 9 artifact images"):
+        train(copy / "labels.csv", tmp_path / "many", preset="quick", overrides=tiny | {"masks": 9})
+
+
+def test_images_are_suggested_by_doubt_one_of_a_group_and_none_that_has_a_mask(finished, spotted, tmp_path):
+    with pytest.raises(ArtSegError, match="all have one"):
+        suggest(finished)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    images = read_labels(run / "splits.csv").images
+    write_labels(run / "splits.csv", [dataclasses.replace(item, mask=None, group="one") for item in images])
+    assert len(suggest(run)) == 1, "near-duplicates teach the same"
+    write_labels(run / "splits.csv", [dataclasses.replace(item, mask=None) for item in images])
+    done = CliRunner().invoke(app, ["suggest", str(run), "-n", "3", "--out", str(tmp_path / "order.csv")])
+    assert done.exit_code == 0, done.output
+    with open(tmp_path / "order.csv", newline="") as table:
+        rows = list(csv.DictReader(table))
+    gains = [float(row["gain"]) for row in rows]
+    assert len(rows) == 3
+    assert gains == sorted(gains, reverse=True)
+    assert all(next(i.label for i in images if i.path == Path(row["image"])) == "artifact" for row in rows)
+
+
+def test_doubt_is_unsure_pixels_and_departure_from_what_was_learned():
+    learned = disc((30, 30), (15, 15), 6)
+    sure = np.where(learned, 0.99, 0.01).astype(np.float32)
+    unsure, differs = doubt(sure, learned, 0.5)
+    assert unsure < 0.3
+    assert differs == 0
+    assert doubt(np.full((30, 30), 0.45, np.float32), learned, 0.5) == (1.0, 1.0)
+    assert doubt(np.roll(sure, 12, 0), learned, 0.5)[1] > 0.9
 
 
 def test_best_is_for_the_method_that_learns_from_labels():

@@ -1,0 +1,269 @@
+"""What each part of the preset `best` is worth: trainings with and without it, scored on the same test images.
+
+Networks that two trainings have in common are trained once: a rung that changes nothing before the U-Net takes the
+classifier and its evidence from an earlier one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from artseg_models.errors import ArtSegError
+from artseg_models.evaluate import Options, defined, evaluate
+from artseg_models.files import read_json, write_json, write_text
+from artseg_models.labels import read_labels
+from artseg_models.methods import configure, train
+from artseg_models.methods.predictor import open_model
+from artseg_models.study import paper
+from artseg_models.training.configuration import merged
+
+_EDGES = {"refinement": {"edges": "evidence"}}
+_PASTING = {"synthesis": {"unet": 0.0}}
+_SELF = {"self_training": {"rounds": 0}}
+_COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier"}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One training of the ladder.
+
+    Attributes
+    ----------
+    name, title : str
+        Of its folder, and in tables and figures.
+    method, preset : str
+        As for `artseg_models.methods.train`.
+    settings : mapping
+        What it changes in the preset.
+    """
+
+    name: str
+    title: str
+    method: str = "scorecam-unet"
+    preset: str = "best"
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+#: From the paper's chain on small networks up to everything, everything without one part, and full supervision.
+RUNGS: tuple[Rung, ...] = (
+    Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
+    Rung("quick", "quick: evidence at its cutoff", preset="quick"),
+    Rung("edges", "+ drawn to edges", settings=merged(merged(_PASTING, _SELF), _COUNTERFACTUALS)),
+    Rung("pasting", "+ artifacts pasted on clean images", settings=merged(_SELF, _COUNTERFACTUALS)),
+    Rung("self_training", "+ one round of self-training", settings=_COUNTERFACTUALS),
+    Rung("best", "+ counterfactuals, gate where needed = best"),
+    Rung("without_edges", "best without edges", settings=_EDGES),
+    Rung("without_pasting", "best without pasting", settings=_PASTING),
+    Rung("without_self_training", "best without self-training", settings=_SELF),
+    Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),
+    Rung("masks_10", "best and 10 drawn masks", settings={"masks": 10}),
+    Rung("masks_20", "best and 20 drawn masks", settings={"masks": 20}),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rung and how it did; figures are None where it was not run.
+
+    Attributes
+    ----------
+    rung : Rung
+        The training.
+    seed : int
+        Its seed.
+    minutes : float or None
+        Of an expert's time: the labels and masks that it learned from.
+    image_f1, precision, recall, iou, iou_low, iou_high : float or None
+        On the test images; the others of pixels, and 95 % limits of the last.
+    ratio : float or None
+        IoU against that of `supervised` with the same seed.
+    """
+
+    rung: Rung
+    seed: int
+    minutes: float | None = None
+    image_f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    iou: float | None = None
+    iou_low: float | None = None
+    iou_high: float | None = None
+    ratio: float | None = None
+
+
+def run_ablation(
+    labels: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    rungs: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    ignore: NDArray[Any] | None = None,
+    minutes: float | None = None,
+) -> list[Scored]:
+    """Train and score every rung, or go on where an earlier call stopped.
+
+    Parameters
+    ----------
+    labels : Path
+        With masks for the test images; for the rung `supervised` for all artifact images.
+    out : Path
+        Gets a folder for each seed and rung, with its run and ``scores.json``; and ``ablation.csv``.
+    seeds : sequence of int
+        Of the trainings.
+    rungs : sequence of str
+        Names out of `RUNGS`; all by default.
+    overrides : mapping, optional
+        Settings of all rungs, such as smaller networks; each rung takes those that its method has.
+    ignore : bool array, (y, x), optional
+        Pixels that are not scored.
+    minutes : float, optional
+        Begin no training after this time.
+
+    Returns
+    -------
+    list of Scored
+        Every rung of every seed, run or not.
+
+    Raises
+    ------
+    ArtSegError
+        A rung is not known, or labels or settings cannot be used.
+    """
+    known = {rung.name: rung for rung in RUNGS}
+    unknown = [name for name in rungs if name not in known]
+    if unknown:
+        raise ArtSegError(f"Expected rungs out of {', '.join(known)}, got {', '.join(unknown)}.")
+    chosen = [known[name] for name in rungs] or list(RUNGS)
+    begun = time.monotonic()
+    for seed in seeds:
+        for rung in chosen:
+            folder = out / f"seed-{seed}" / rung.name
+            late = minutes is not None and time.monotonic() - begun > 60 * minutes
+            if not (folder / "scores.json").exists() and not late:
+                _do(labels, folder, rung, seed=seed, overrides=overrides or {}, ignore=ignore)
+    found = [one for seed in seeds for one in _scored(out, chosen, seed)]
+    _write(found, out)
+    return found
+
+
+def _do(
+    labels: Path,
+    folder: Path,
+    rung: Rung,
+    *,
+    seed: int,
+    overrides: Mapping[str, Any],
+    ignore: NDArray[Any] | None,
+) -> None:
+    names = configure(rung.preset, method=rung.method, seed=seed).model_dump().keys()
+    general = {name: value for name, value in overrides.items() if name in names}
+    # what the rung is about stands above what all rungs have in common
+    settings = merged(general, rung.settings)
+    run = folder / "run"
+    known = _known(folder, rung, seed=seed, settings=settings)
+    train(labels, run, method=rung.method, preset=rung.preset, seed=seed, overrides=settings, known=known)
+    items = read_labels(labels).of_split("test")
+    if not items:
+        items = read_labels(run / "splits.csv").of_split("test")
+    evaluation = evaluate(open_model(run), items, ignore=ignore, options=Options())
+    if evaluation.pixels is None:
+        raise ArtSegError(f"Expected test images with masks in {labels} to score by, but no artifact image has one.")
+    figures = evaluation.figures()
+    write_json(
+        folder / "scores.json",
+        {
+            "minutes": _minutes(run, settings),
+            "image_f1": defined(figures["image_f1"].value),
+            "precision": defined(evaluation.pixels.precision),
+            "recall": defined(evaluation.pixels.recall),
+            "iou": defined(figures["pixel_iou"].value),
+            "iou_low": defined(figures["pixel_iou"].low),
+            "iou_high": defined(figures["pixel_iou"].high),
+        },
+    )
+
+
+def _minutes(run: Path, settings: Mapping[str, Any]) -> float:
+    """Minutes that an expert spent on what a run learned from, at the paper's seconds a label and a mask."""
+    items = [item for item in read_labels(run / "splits.csv").images if item.split != "test"]
+    masks = int(settings.get("masks", 0))
+    if read_json(run / "configuration.json")["method"] == "unet":
+        masks = sum(item.label == "artifact" for item in items)
+    return (len(items) * paper.SECONDS_A_LABEL + masks * paper.SECONDS_A_MASK) / 60
+
+
+def _known(folder: Path, rung: Rung, *, seed: int, settings: Mapping[str, Any]) -> dict[str, Path]:
+    """Find networks that a finished rung of this seed has trained as this one would, by their names in this one."""
+    content = configure(rung.preset, method=rung.method, seed=seed, overrides=settings).model_dump(mode="json")
+    wanted = _stages_of({**content, "method": rung.method})
+    known: dict[str, Path] = {}
+    for other in RUNGS:
+        run = folder.parent / other.name / "run"
+        if other.name == rung.name or not (run / "result.json").exists():
+            continue
+        for name, made_from in _stages_of(read_json(run / "configuration.json")).items():
+            stage = next((stage for stage, one in wanted.items() if one == made_from), None)
+            if stage is None or stage in known:
+                continue
+            known[stage] = run / name
+            if stage.endswith("classifier"):
+                known["scorecam"] = run / "scorecam"
+    return known
+
+
+def _stages_of(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """Say for each network of a run what it was made from, as text that is equal where the networks are."""
+    if configuration["method"] != "scorecam-unet":
+        return {}
+    common = {name: configuration[name] for name in ("seed", "binning", "plane", "balance", "precision")}
+    first = {**common, "classifier": configuration["classifier"]}
+    twice = configuration["synthesis"]["classifier"] > 0
+    stages = {"first_classifier" if twice else "classifier": first}
+    labels = {**first, **{name: configuration[name] for name in ("scorecam", "refinement", "unet", "masks")}}
+    learned = {**labels, "pasted": configuration["synthesis"]["unet"]}
+    again, rounds = configuration["self_training"], configuration["self_training"]["rounds"]
+    for number in range(rounds + 1):
+        made_from = {**learned, "rounds": number, "again": again if number else None}
+        # how often it goes on after this round does not change this round
+        if number:
+            made_from["again"] = {**again, "rounds": number}
+        stages["unet" if number == rounds else f"unet_round_{number}"] = made_from
+    return {name: json.dumps(made_from, sort_keys=True) for name, made_from in stages.items()}
+
+
+def _scored(out: Path, rungs: Sequence[Rung], seed: int) -> list[Scored]:
+    values: dict[str, Mapping[str, Any]] = {}
+    for rung in rungs:
+        file = out / f"seed-{seed}" / rung.name / "scores.json"
+        values[rung.name] = read_json(file) if file.exists() else {}
+    full = values.get("supervised", {}).get("iou")
+    return [
+        Scored(
+            rung,
+            seed,
+            **values[rung.name],
+            ratio=values[rung.name]["iou"] / full if full and values[rung.name].get("iou") is not None else None,
+        )
+        for rung in rungs
+    ]
+
+
+def _write(found: Sequence[Scored], out: Path) -> None:
+    text = io.StringIO(newline="")
+    names = ["minutes", "image_f1", "precision", "recall", "iou", "iou_low", "iou_high", "ratio"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rung", "seed", "state", *names])
+    for one in found:
+        state = "not run" if one.iou is None else "scored"
+        writer.writerow([one.rung.name, one.seed, state, *(getattr(one, name) for name in names)])
+    write_text(out / "ablation.csv", text.getvalue())

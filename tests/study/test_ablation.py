@@ -1,0 +1,87 @@
+"""`artseg ablation`: each part of the preset best with and without, networks shared, gone on with, scored beside."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from artseg_models.ablation import RUNGS, run_ablation
+from artseg_models.cli import app
+from artseg_models.errors import ArtSegError
+from artseg_models.report.ablation import write_ablation_figure
+from artseg_models.simulate import simulate_training_set
+
+_SMALL = {
+    "binning": 2,
+    "classifier": {"depth": 10, "width": 2, "schedule": {"epochs": 1, "batch": 4}},
+    "scorecam": {"groups": 2},
+    "unet": {"width": 2, "levels": 2, "schedule": {"epochs": 1, "batch": 4}, "crop": 32},
+    "synthesis": {"classifier_epochs": 1},
+    "self_training": {"epochs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate_training_set(tmp_path_factory.mktemp("fields"), fields=24, shape=(96, 96), seed=1)
+
+
+@pytest.fixture(scope="module")
+def ladder(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablation")
+    run_ablation(labels, out, rungs=["supervised", "quick", "without_self_training", "best"], overrides=_SMALL)
+    return out
+
+
+def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(ladder, labels, tmp_path):
+    found = run_ablation(labels, ladder, overrides=_SMALL, minutes=0)
+    state = {one.rung.name: one.iou is not None for one in found}
+    assert [name for name, scored in state.items() if scored] == [
+        "supervised",
+        "quick",
+        "best",
+        "without_self_training",
+    ]
+    assert len(found) == len(RUNGS)
+    with open(ladder / "ablation.csv", newline="") as table:
+        rows = {row["rung"]: row for row in csv.DictReader(table)}
+    assert rows["edges"]["state"] == "not run"
+    assert rows["best"]["state"] == "scored"
+    full = float(rows["supervised"]["iou"])
+    if full:
+        assert float(rows["quick"]["ratio"]) == pytest.approx(float(rows["quick"]["iou"]) / full)
+    write_ablation_figure(found, tmp_path / "ablation.png")
+    with Image.open(tmp_path / "ablation.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder):
+    runs = {name: ladder / "seed-0" / name / "run" for name in ("quick", "without_self_training", "best")}
+    first = (runs["quick"] / "classifier" / "network.pt").read_bytes()
+    assert (runs["best"] / "first_classifier" / "network.pt").read_bytes() == first
+    assert (runs["best"] / "classifier" / "network.pt").read_bytes() != first
+    once = (runs["without_self_training"] / "unet" / "network.pt").read_bytes()
+    assert (runs["best"] / "unet_round_0" / "network.pt").read_bytes() == once
+    assert (runs["quick"] / "unet" / "network.pt").read_bytes() != once
+
+
+def test_an_unknown_rung_is_refused_with_those_that_there_are(labels, tmp_path):
+    with pytest.raises(ArtSegError, match="supervised, quick, edges"):
+        run_ablation(labels, tmp_path, rungs=["magic"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_goes_on_with_a_ladder(ladder, labels):
+    done = CliRunner().invoke(
+        app,
+        ["ablation", str(labels), "--out", str(ladder), "--minutes", "0", "--set", "binning=2"],
+        env={"COLUMNS": "200"},
+    )
+    assert done.exit_code == 0, done.output
+    assert "not run" in done.output
+    assert (ladder / "ablation.png").exists()
