@@ -32,6 +32,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = Path(__file__).resolve().parent / "constraints"
 ENVIRONMENTS = ROOT / ".environments"
+#: the model to try first, which packaging/shipped_model.py makes
+MODEL = ROOT / "dist" / "models" / "artseg-simulated-unet-0.5.10.zip"
 WINDOWS = os.name == "nt"
 
 # 3.11 first: CellProfiler 5 needs it, so that one Python serves both environments
@@ -356,6 +358,23 @@ def run_inside(
     return subprocess.run(command, env=variables, cwd=str(ROOT), check=False).returncode
 
 
+def demo_arguments(rest: Sequence[str], *, model: Path = MODEL) -> list[str]:
+    """Add the model to try first where it was made, so that nothing need be trained; --train trains all the same.
+
+    A demonstration in its own folder that was begun goes on as it was begun.
+    """
+    asked = [argument for argument in rest if argument != "--train"]
+    chosen = len(asked) < len(rest) or any(
+        argument.split("=")[0] in ("-m", "--model", "-h", "--help") for argument in rest
+    )
+    begun = ROOT / "demo" / "demo.json"
+    trains = begun.is_file() and "model_sha256" not in begun.read_text(encoding="utf-8")
+    if chosen or trains or not model.is_file():
+        return asked
+    say(f"With the model to try first, {model.name}; to train one instead, add --train.")
+    return [*asked, "--model", str(model)]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; give the exit code."""
     if sys.version_info < (3, 9):  # noqa: UP036 - whatever Python a system has may start this file
@@ -380,7 +399,7 @@ def main(arguments: Sequence[str]) -> int:
     ruff = [python, "-m", "ruff"]
     commands: dict[str, list[list[str]]] = {
         "setup": [],
-        "demo": [[str(artseg.program("artseg")), "demo", *asked.rest]],
+        "demo": [[str(artseg.program("artseg")), "demo", *demo_arguments(asked.rest)]] if asked.task == "demo" else [],
         "test": [[python, "-m", "pytest", *asked.rest]],
         "run": [[str(artseg.program(asked.rest[0])), *asked.rest[1:]]] if asked.rest else [],
         "check": [[*ruff, "check"], [*ruff, "format", "--check"], [python, "-m", "pyright", "--pythonpath", python]],

@@ -162,3 +162,21 @@ def test_make_only_calls_the_script(repository: Path, target: str) -> None:
 def test_continuous_integration_runs_what_the_readme_names(repository: Path) -> None:
     assert (repository / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "make test"
     assert "make test" in (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_demonstration_takes_the_model_to_try_first_where_it_was_made(
+    develop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(develop, "ROOT", tmp_path)
+    model = tmp_path / "model.zip"
+    assert develop.demo_arguments(["--size", "tiny"], model=model) == ["--size", "tiny"]
+    model.touch()
+    assert develop.demo_arguments(["--size", "tiny"], model=model) == ["--size", "tiny", "--model", str(model)]
+    assert "to train one instead, add --train" in capsys.readouterr().out
+    assert develop.demo_arguments(["--train", "--seed", "1"], model=model) == ["--seed", "1"]
+    assert develop.demo_arguments(["--model=mine.zip"], model=model) == ["--model=mine.zip"]
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "demo.json").write_text('{"settings": {"size": "standard"}}')
+    assert develop.demo_arguments([], model=model) == [], "one that trains was begun, and goes on"
+    (tmp_path / "demo" / "demo.json").write_text('{"settings": {"model_sha256": "0"}}')
+    assert develop.demo_arguments([], model=model) == ["--model", str(model)]

@@ -312,13 +312,13 @@ def main() -> None:
             ["package", "precision", "largest difference", "mean difference", "mask pixels that change"],
             precisions(packages, Path(temporary) / "cache"),
         )
-        first = read_package(packages[0], cache=Path(temporary) / "cache", any_kind=True)
-        trained_on = "simulated fields" if given is None else f"other images ({first.id}: {first.trained_on})"
+        trained_on = read_package(packages[0], cache=Path(temporary) / "cache", any_kind=True).trained_on
     text = (
         "# Readers of other people, and what they make of ArtSeg's packages\n\n"
-        f"Written by `make consumers` with artseg {__version__}; do not edit. Each reader ran in an environment\n"
-        f"of its own on the test images of packages that were trained on {trained_on}. The difference is the largest\n"
-        "one to the test output, which PyTorch gave.\n\n"
+        f"Written by `make consumers` with artseg {__version__}; do not edit. Each reader ran in an environment of\n"
+        "its own on the packages' test images; the difference is the largest one to the test output, which PyTorch\n"
+        "gave.\n\n"
+        f"The models were trained on {trained_on}.\n\n"
         f"{programs}\n"
         "## Other precisions\n\n"
         "All of the above is fp32. What bf16 (PyTorch's autocast) and int8 (ONNX Runtime's static quantisation)\n"
