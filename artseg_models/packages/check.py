@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -89,16 +90,17 @@ def check_package(path: Path, *, trust: bool = False, cache: Path | None = None)
         return Check((), (Finding("unpacked, files as stated", "failed", str(error)),))
     content = load_yaml(find_description(folder))
     findings = [Finding("unpacked, files as stated", "passed", f"format {content.get('format_version')}")]
-    findings.append(check_description(folder))
-    if findings[-1].outcome == "failed":
-        return Check(consumers, tuple(findings))
-    for weight_format in [name for name, entry in content["weights"].items() if entry is not None]:
-        if weight_format in RUNNABLE_FORMATS or trust:
-            findings.append(_check_weights(folder, weight_format))
-        else:
-            findings.append(
-                Finding(weight_format, "not run", "runs Python from the package; allow it with --trust if you know it")
-            )
+    with quiet_zoo():
+        described, unverified = _described(folder)
+        findings.append(_finding(described, unverified))
+        if findings[-1].outcome == "failed":
+            return Check(consumers, tuple(findings))
+        for weight_format in [name for name, entry in content["weights"].items() if entry is not None]:
+            if weight_format in RUNNABLE_FORMATS or trust:
+                findings.append(_check_weights(described, weight_format))
+            else:
+                reason = "runs Python from the package; allow it with --trust if you know it"
+                findings.append(Finding(weight_format, "not run", reason))
     findings += _check_halo(path, folder, content, cache)
     return Check(consumers, tuple(findings))
 
@@ -122,13 +124,17 @@ def check_description(folder: Path) -> Finding:
     folder : Path
         Unpacked package.
     """
-    with _quiet_zoo():
-        described, unverified = _described(folder)
-        summary = described.validation_summary
-        failed = _messages(summary.details, "errors")
-        warned = _messages(summary.details, "warnings")
-        outcome: Outcome = "failed" if summary.status == "failed" else "passed"
-        filled = f"{summary.metadata_completeness:.1%} of the fields filled, by the Zoo's measure"
+    with quiet_zoo():
+        return _finding(*_described(folder))
+
+
+def _finding(described: Any, unverified: Sequence[str]) -> Finding:
+    """Say what bioimageio.spec found about a description."""
+    summary = described.validation_summary
+    failed = _messages(summary.details, "errors")
+    warned = _messages(summary.details, "warnings")
+    outcome: Outcome = "failed" if summary.status == "failed" else "passed"
+    filled = f"{summary.metadata_completeness:.1%} of the fields filled, by the Zoo's measure"
     if unverified and outcome == "passed":
         # without them the Zoo misses a maintainer, who stands in the package
         warned = [message for message in warned if "maintainers" not in message]
@@ -166,26 +172,29 @@ def _described(folder: Path) -> tuple[Any, list[str]]:
     return (described, []) if without.validation_summary.status == "failed" else (without, users)
 
 
-def _check_weights(folder: Path, weight_format: str) -> Finding:
+def _check_weights(described: Any, weight_format: str) -> Finding:
     from bioimageio.core import test_description
 
     run: Any = test_description
-    with _quiet_zoo():
-        described, unverified = _described(folder)
-        summary = run(
-            described if unverified else folder, weight_format=weight_format, expected_type="model", devices=["cpu"]
-        )
-        passed = summary.status == "passed"
-        tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
-        detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))
+    summary = run(described, weight_format=weight_format, expected_type="model", devices=["cpu"])
+    passed = summary.status == "passed"
+    tests = [detail for detail in summary.details if "inference" in detail.name or "Reproduce" in detail.name]
+    detail = f"{len(tests)} tests" if passed else "; ".join(_messages(summary.details, "errors"))
     return Finding(weight_format, "passed" if passed else "failed", detail)
 
 
+_quiet = ContextVar("_quiet", default=False)
+
+
 @contextmanager
-def _quiet_zoo() -> Generator[None]:
-    """Keep what the Zoo's libraries tell their developers from the user."""
+def quiet_zoo() -> Generator[None]:
+    """Keep what the Zoo's libraries tell their developers from the user; once around many checks is faster."""
     from loguru import logger
 
+    if _quiet.get():
+        yield
+        return
+    token = _quiet.set(True)
     logger.disable("bioimageio")
     try:
         with warnings.catch_warnings():
@@ -195,6 +204,7 @@ def _quiet_zoo() -> Generator[None]:
             gc.collect()
     finally:
         logger.enable("bioimageio")
+        _quiet.reset(token)
 
 
 def _messages(details: Sequence[Any], kind: Literal["errors", "warnings"]) -> list[str]:

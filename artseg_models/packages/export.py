@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files
-from artseg_models.packages.check import check_description
+from artseg_models.packages.check import check_description, quiet_zoo
 from artseg_models.packages.draft import KINDS, Shared, archive_name
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
 from artseg_models.packages.kinds import classifier_draft, combined_draft, unet_draft
@@ -116,8 +116,10 @@ def export_packages(
         both = combined_draft(shared, folders["combined"])
         if both is not None:
             drafts.append(both)
-        for draft in drafts:
-            for format_version in formats:
+        written = [(draft, format_version) for format_version in formats for draft in drafts]
+        paths = [out / archive_name(slug, draft.kind, format_version) for draft, format_version in written]
+        with whole_files(paths) as unfinished, quiet_zoo():
+            for (draft, format_version), path in zip(written, unfinished, strict=True):
                 draft.describe(format_version)
                 checked = check_description(draft.folder)
                 if checked.outcome != "passed":
@@ -125,11 +127,6 @@ def export_packages(
                         f"The {draft.kind}'s package would not be valid in the Model Zoo: {checked.detail}. Nothing "
                         "was written; check the options given to export."
                     )
-        written = [(draft, format_version) for format_version in formats for draft in drafts]
-        paths = [out / archive_name(slug, draft.kind, format_version) for draft, format_version in written]
-        with whole_files(paths) as unfinished:
-            for (draft, format_version), path in zip(written, unfinished, strict=True):
-                draft.describe(format_version)
                 _zip(draft.folder, path)
     for path in paths:
         logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
