@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from artseg_models.packages.rdf import load_yaml
+from artseg_models.packages.rdf import load_yaml, write_yaml
 
 
 def described_anew(package: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -19,7 +18,7 @@ def described_anew(package: Path, folder: Path, change: Callable[[dict[str, Any]
     shutil.unpack_archive(package, unpacked)
     content = load_yaml(unpacked / "rdf.yaml")
     change(content)
-    (unpacked / "rdf.yaml").write_text(json.dumps(content, default=str))  # JSON is YAML
+    write_yaml(unpacked / "rdf.yaml", content)
     return Path(shutil.make_archive(str(folder / package.stem), "zip", unpacked))
 
 
