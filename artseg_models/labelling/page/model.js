@@ -78,7 +78,7 @@ function drawLearning() {
   at("learning-said").textContent = job.running
     ? `${job.name} runs${job.name === "Training" && epoch ? `: ${epoch}` : ""}. Go on labelling.`
     : model.unfinished ? "The training was stopped before its end."
-      : model.guesses ? `It has looked at ${model.guesses} images and disagrees with ${disagreed || "none"} of your labels.`
+      : model.guesses ? `The model has looked at ${model.guesses} images and disagrees with ${disagreed || "none"} of your labels.`
         : model.run ? "" : `${labelled} labels: enough for a first training, in the background.`;
   for (const button of document.querySelectorAll(".act[data-step=learn], .act[data-step=train]")) {
     button.disabled = job.running || !enough;
