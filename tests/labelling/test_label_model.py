@@ -72,7 +72,7 @@ def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path
     panel.start(Asked(step="learn"))
     with pytest.raises(ArtSegError, match="Training still runs"):
         panel.start(Asked(step="install"))
-    for _ in range(600):
+    for _ in range(3000):
         if (folder / "artseg-runs" / "run-1" / "splits.csv").exists():
             break
         time.sleep(0.1)
