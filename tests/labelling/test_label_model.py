@@ -96,7 +96,6 @@ def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path
     with pytest.raises(ArtSegError, match="no picture"):
         panel.sheet("../run-1")
     # one image is broken: the command says so, and the others are there
-    assert (state["job"]["failed"], state["job"]["partly"]) == (True, True)
     assert "kaputt.tif" in state["job"]["log"]
     assert state["guesses"] == 15
     assert all(0 <= record.guess[0] <= 1 for record in store.shown() if record.guess)
