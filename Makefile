@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: demo test check setup model plugin wheelhouse consumers
+.PHONY: demo test check setup model cells plugin wheelhouse consumers
 
 demo:
 	@$(PYTHON) packaging/develop.py demo $(ARGS)
@@ -18,6 +18,9 @@ setup:
 
 model:
 	@$(PYTHON) packaging/develop.py run python packaging/shipped_model.py $(ARGS)
+
+cells:
+	@$(PYTHON) packaging/develop.py run python packaging/cell_models.py $(ARGS)
 
 dist/models/artseg-simulated-unet-0.5.10.zip:
 	@$(PYTHON) packaging/develop.py run python packaging/shipped_model.py

@@ -122,7 +122,7 @@ def run_pipeline(
     images: Path,
     out: Path,
     *,
-    package: Path | None = None,
+    package: Path | Mapping[str, Path] | None = None,
     cellprofiler: Sequence[str] | None = None,
     plugins: Path | None = None,
     channels: Mapping[str, str] | None = None,
@@ -138,8 +138,9 @@ def run_pipeline(
     out : Path
         Folder for the results, CellProfiler's default output folder; made where missing. Results appear there once
         the run has succeeded, with the log `cellprofiler.log` and, where a package was set, the pipeline that ran.
-    package : Path, optional
-        Model package for every SegmentArtifacts in the pipeline; without it, the one that the pipeline names.
+    package : Path or mapping of str to Path, optional
+        Model package for every SegmentArtifacts in the pipeline; or one for each, by the name of the objects that it
+        makes, for instance {"Artifacts": ..., "Cells": ...}. Without it, what the pipeline names.
     cellprofiler : sequence of str, optional
         Command that starts CellProfiler, see `find_cellprofiler`.
     plugins : Path, optional
@@ -269,28 +270,63 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def with_package(pipeline: Path, package: Path, target: Path) -> Path:
-    """Write a copy of a pipeline or project in which every SegmentArtifacts uses `package`."""
-    if not package.exists():
-        raise ArtSegError(f"Expected a model package (.zip or folder) at {package}, but there is none.")
-    package = package.resolve()
+def with_package(pipeline: Path, package: Path | Mapping[str, Path], target: Path) -> Path:
+    """Write a copy of a pipeline or project in which every SegmentArtifacts uses a package, or each its own.
+
+    Parameters
+    ----------
+    pipeline : Path
+        A .cppipe or .cpproj file.
+    package : Path or mapping of str to Path
+        One for all, or by the name of the objects that a SegmentArtifacts makes.
+    target : Path
+        The copy.
+
+    Raises
+    ------
+    ArtSegError
+        A package is not there, or no SegmentArtifacts is there to set it in.
+    """
+    named: dict[str, Path] = dict(package) if isinstance(package, Mapping) else {}
+    for path in named.values() if not isinstance(package, Path) else (package,):
+        if not path.exists():
+            raise ArtSegError(f"Expected a model package (.zip or folder) at {path}, but there is none.")
+    read = open_pipeline(pipeline)
+    makes = [_objects_of(module) for module in read.modules if module.name == SEGMENT_ARTIFACTS]
+    if not makes:
+        raise ArtSegError(f"Expected a pipeline with SegmentArtifacts, but {pipeline.name} has none to set a model in.")
+    unknown = sorted(set(named) - set(makes))
+    if unknown:
+        raise ArtSegError(
+            f"Expected a SegmentArtifacts that makes the objects {unknown[0]} in {pipeline.name}, but those there make "
+            f"{', '.join(makes)}."
+        )
+    modules: list[Module] = []
+    for module in read.modules:
+        if module.name == SEGMENT_ARTIFACTS:
+            own = package if isinstance(package, Path) else named.get(_objects_of(module))
+            if own is not None:
+                module = _with_package(module, own.resolve())
+        modules.append(module)
+    save_pipeline(read.with_modules(modules), target, source=pipeline)
+    return target
+
+
+def _objects_of(module: Module) -> str:
+    """Name the objects that a SegmentArtifacts makes."""
+    return next(setting.value for setting in module.settings if setting.text == "Name the artifact objects")
+
+
+def _with_package(module: Module, package: Path) -> Module:
     values = {
         "Folder of the model package": f"Elsewhere...|{package.parent.as_posix()}",
         "Model package": package.name,
         "Which model?": "A package on this computer",  # not one by its id on a service
     }
-    read = open_pipeline(pipeline)
-    if not any(module.name == SEGMENT_ARTIFACTS for module in read.modules):
-        raise ArtSegError(f"Expected a pipeline with SegmentArtifacts, but {pipeline.name} has none to set a model in.")
-    modules: list[Module] = []
-    for module in read.modules:
-        if module.name == SEGMENT_ARTIFACTS:
-            for index, setting in enumerate(module.settings):
-                if setting.text in values:
-                    module = module.with_setting(index, values[setting.text])
-        modules.append(module)
-    save_pipeline(read.with_modules(modules), target, source=pipeline)
-    return target
+    for index, setting in enumerate(module.settings):
+        if setting.text in values:
+            module = module.with_setting(index, values[setting.text])
+    return module
 
 
 def _stage(images: Path, channels: Mapping[str, str], folder: Path) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from artseg_models import __version__
-from artseg_models.errors import ArtSegError
-from artseg_models.files import read_json, write_json
+from artseg_models.files import read_json
+from artseg_models.steps import Progress, Step
 
 Size = Literal["tiny", "standard"]
 
@@ -62,25 +61,6 @@ SCALES: Mapping[Size, Scale] = {
 }
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of the demonstration.
-
-    Attributes
-    ----------
-    name : str
-        What is done, for the person who watches and for the page.
-    makes : Path
-        What exists afterwards.
-    run : callable
-        Does it.
-    """
-
-    name: str
-    makes: Path
-    run: Callable[[], object]
-
-
 def demo(
     out: Path, *, size: Size = "standard", seed: int = 0, model: Path | None = None, say: Callable[[str], None]
 ) -> Path:
@@ -118,55 +98,13 @@ def demo(
         from artseg_models.packages.read import read_package
 
         settings["model_sha256"] = read_package(model).sha256
-    state = _State(out, settings)
-    steps = _steps(out, SCALES[size], size, seed, model, state)
-    started = time.monotonic()
-    for number, step in enumerate(steps, start=1):
-        heading = f"Step {number} of {len(steps)}: {step.name}"
-        if step.name in state.seconds and step.makes.exists():
-            say(f"{heading} - done before, in {state.seconds[step.name]:.0f} s")
-            continue
-        say(heading)
-        begun = time.monotonic()
-        step.run()
-        state.done(step.name, time.monotonic() - begun)
-        say(f"  took {state.seconds[step.name]:.0f} s")
-    say(f"Done in {time.monotonic() - started:.0f} s. Open {out / 'report.html'}")
+    progress = Progress(out / "demo.json", "demonstration", settings)
+    progress.run(_steps(out, SCALES[size], size, seed, model, progress), say)
+    say(f"Open {out / 'report.html'}")
     return out / "report.html"
 
 
-class _State:
-    """What is done, in `out`/demo.json."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self._path = out / "demo.json"
-        self._settings = settings
-        self.seconds: dict[str, float] = {}
-        if self._path.exists():
-            there = read_json(self._path)
-            if there["settings"] != settings:
-                raise ArtSegError(
-                    f"{out} holds a demonstration with other settings: {there['settings']}, not {dict(settings)}. "
-                    "Choose another folder with --out, or remove this one."
-                )
-            self.seconds = there["seconds"]
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ArtSegError(
-                f"Expected a new or empty folder, or one of an earlier demonstration, but {out} holds other files. "
-                "Choose another one with --out."
-            )
-        else:
-            self._write()
-
-    def done(self, name: str, seconds: float) -> None:
-        self.seconds[name] = round(seconds, 1)
-        self._write()
-
-    def _write(self) -> None:
-        write_json(self._path, {"settings": self._settings, "seconds": self.seconds})
-
-
-def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, state: _State) -> list[Step]:
+def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, progress: Progress) -> list[Step]:
     training, plate, run, packages = out / "training", out / "plate", out / "runs" / "demo", out / "packages"
     package = packages / "demo-unet.zip" if model is None else model.absolute()
     plugins, evaluation = out / "plugins", out / "evaluation"
@@ -228,7 +166,7 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, s
         return run_pipeline(find_pipeline(name), plate, measured[name], package=used, plugins=plugins)
 
     def show() -> object:
-        return _write_page(out, scale, size, seed, model, state.seconds)
+        return _write_page(out, scale, size, seed, model, progress.seconds)
 
     evaluated = evaluation / "evaluation.json"
     if model is None:

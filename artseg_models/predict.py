@@ -273,6 +273,11 @@ class ImagePredictor(ABC):
     def model(self) -> Model:
         """Which model this is."""
 
+    @property
+    def target(self) -> str:
+        """What the map shows: artifacts, unless a package says otherwise."""
+        return "artifacts"
+
     @abstractmethod
     def _map(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
@@ -429,6 +434,11 @@ class Predictor(ImagePredictor):
     def model(self) -> Model:
         """The package."""
         return self.package
+
+    @property
+    def target(self) -> str:
+        """As the package states."""
+        return self.package.target
 
     def _map(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool

@@ -53,6 +53,8 @@ COLUMNS: tuple[str, ...] = (
     "seconds",
     "error",
 )
+#: what the files of a map's objects are called and hold where the model finds something else than artifacts
+ARTIFACTS = "artifacts"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def segment_images(
         Image files.
     out : Path
         Gets ``NAME_artifacts.tif`` (uint8, 255 = artifact) and ``NAME_probability.tif`` (float32, 0..1) for each image,
-        and ``segmentation.csv``.
+        and ``segmentation.csv``. A package of nuclei or cells gives ``NAME_nuclei.tif`` or ``NAME_cells.tif`` instead,
+        a label map (uint16, 0 = background).
     cutoff, smallest_artifact_px, gate, gate_threshold
         As in `Predictor.predict`.
     smallest_artifact_um2 : float, optional
@@ -162,6 +165,7 @@ def segment_images(
                 image,
                 found,
                 predictor.model,
+                target=predictor.target,
                 overlay=overlay,
                 geojson=geojson,
                 filled=filled,
@@ -172,7 +176,7 @@ def segment_images(
             failed.append((path, str(error)))
             rows.append({"image": str(path), "error": str(error)})
         else:
-            rows.append(_row(image, found, predictor.model))
+            rows.append(_row(image, found, predictor.model, predictor.target))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -209,11 +213,12 @@ def _in_pixels(area_um2: float, image: BrightfieldImage) -> int:
     return round(area_um2 / image.pixel_size_um**2)
 
 
-def _row(image: BrightfieldImage, found: Prediction, model: Model) -> dict[str, object]:
+def _row(image: BrightfieldImage, found: Prediction, model: Model, target: str) -> dict[str, object]:
     size = image.pixel_size_um
+    verdict = "artifact" if found.count else "clean"
     return {
         "image": str(image.path),
-        "verdict": "artifact" if found.count else "clean",
+        "verdict": verdict if target == ARTIFACTS else "",
         "artifact_probability": "" if found.image_probability is None else f"{found.image_probability:.4f}",
         "area_fraction": f"{found.area_fraction:.6f}",
         "usable_area_px": found.usable_area_px,
@@ -232,6 +237,7 @@ def _write(
     found: Prediction,
     model: Model,
     *,
+    target: str,
     overlay: bool,
     geojson: bool,
     filled: FillSettings | None,
@@ -239,8 +245,9 @@ def _write(
 ) -> None:
     audit = found.audit(model).fields()
     size = image.pixel_size_um
+    objects: NDArray[Any] = found.mask if target == ARTIFACTS else found.labels.astype(np.uint16)
     writers: dict[str, Callable[[Path], object]] = {
-        "_artifacts.tif": lambda path: save_image(path, found.mask, audit=audit, pixel_size_um=size),
+        f"_{target}.tif": lambda path: save_image(path, objects, audit=audit, pixel_size_um=size),
         "_probability.tif": lambda path: save_image(path, found.probability, audit=audit, pixel_size_um=size),
     }
     if overlay:
@@ -249,7 +256,7 @@ def _write(
     if geojson:
         # an image without artifact has no feature that could bear it
         outlines = json.dumps({**to_geojson(found.labels, properties=audit), "artseg": audit})
-        writers["_artifacts.geojson"] = lambda path: path.write_bytes(outlines.encode())
+        writers[f"_{target}.geojson"] = lambda path: path.write_bytes(outlines.encode())
     if filled is not None:
         refuse_original(image.path, stem.with_name(stem.name + "_filled.tif"))
         picture = fill(read_samples(image.path, plane=plane), found.mask, settings=filled, source=str(image.path))

@@ -41,7 +41,8 @@ README = """ArtSeg {version}: the CellProfiler modules SegmentArtifacts and Meas
 
 4. Start CellProfiler again. The modules SegmentArtifacts and MeasureArtifactOverlap are in the list of modules. The
    folder "pipelines" holds examples: nuclei measured without artifacts (artifacts_masked, artifacts_filtered), the same
-   without ArtSeg (no_masking), and fields of view flagged by their artifacts (image_quality).
+   without ArtSeg (no_masking), fields of view flagged by their artifacts (image_quality), and intensities over cells
+   and beside them for dose-response plates (affinity_...).
 """
 
 MODEL_README = """

@@ -31,6 +31,7 @@ for _verb in (
     "suggest",
     "study",
     "ablation",
+    "report",
     "impact",
     "demo",
     "cellprofiler",

@@ -152,14 +152,24 @@ def cellprofiler_compare(
 @cellprofiler_app.command("run")
 def cellprofiler_run(
     pipeline: Annotated[
-        str, typer.Argument(help="A .cppipe or .cpproj file, or an example: artifacts_masked, no_masking.")
+        str,
+        typer.Argument(
+            help="A .cppipe or .cpproj file, or an example: artifacts_masked, no_masking, affinity_artifacts_masked ..."
+        ),
     ],
     images: Annotated[
         Path, typer.Option("--images", "-i", exists=True, file_okay=False, help="Folder with the images.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for what the pipeline writes.")],
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", exists=True, help="Model package for every SegmentArtifacts.")
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="[OBJECTS=]FILE",
+            help="Model package for every SegmentArtifacts; or, repeated, for each by the objects that it makes: "
+            "Artifacts=first-unet.zip, Cells=mine-cells.zip.",
+        ),
     ] = None,
     channel: Annotated[
         list[str] | None,
@@ -186,11 +196,27 @@ def cellprofiler_run(
         find_pipeline(pipeline),
         images,
         out,
-        package=model,
+        package=_models(model),
         cellprofiler=[str(cellprofiler)] if cellprofiler else None,
         channels=channels or None,
     )
     console.print(f"CellProfiler wrote its results to {written}", highlight=False)
+
+
+def _models(given: list[str] | None) -> Path | dict[str, Path] | None:
+    if given is None:
+        return None
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
+        return Path(given[0])
+    named: dict[str, Path] = {}
+    for item in given:
+        objects, equals, path = item.partition("=")
+        if not (objects and equals and path) or objects in named:
+            raise typer.BadParameter(
+                f"expected one FILE, or OBJECTS=FILE for each SegmentArtifacts, got '{item}'", param_hint="--model"
+            )
+        named[objects] = Path(path)
+    return named
 
 
 @cellprofiler_app.command("insert")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from artseg_models.cli.terminal import app, console
+from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
     from artseg_models.impact.affinity import Affinity
+    from artseg_models.impact.nuclei import NucleiScore
     from artseg_models.impact.wells import FieldIntensity
 
 impact_app = typer.Typer(
@@ -152,15 +154,21 @@ def affinity(
 @impact_app.command("nuclei")
 def nuclei(
     truth: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Folder with label maps of the true nuclei, NAME.tiff.")
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Folder with label maps of the true nuclei, NAME.tiff; or a folder of such folders, one a plate (then "
+            "every other folder holds one a plate, too).",
+        ),
     ],
     found: Annotated[
         Path,
         typer.Argument(
             exists=True,
-            file_okay=False,
-            help="Folder with label maps of the found nuclei: NAME.tiff, or NAME_brightfield_nuclei.tiff as the "
-            "example pipelines of CellProfiler save them.",
+            help="The found nuclei. A folder of label maps: NAME.tiff, or NAME_brightfield_nuclei.tiff as the example "
+            "pipelines of CellProfiler save them (results folders are taken as they are). Or a model package that "
+            "finds nuclei in --images.",
         ),
     ],
     masks: Annotated[
@@ -171,32 +179,167 @@ def nuclei(
             "NAME_brightfield_artifacts.tif; above 0 is artifact.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for tables and the figure.")],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="Folder for tables and figures.")],
     reference: Annotated[str, typer.Option(help="Which of the masks are the true ones.")] = "true",
+    measured: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Nuclei found in images in which the masks of this name were applied, such as the results of "
+            "artifacts_masked; repeatable. A nucleus that the mask touches is out there, true ones too.",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Brightfield images NAME.tiff or NAME_brightfield.tiff: for a model, and to draw zooms.png.",
+        ),
+    ] = None,
     overlap: Annotated[
         float,
         typer.Option(min=0.01, max=1, help="A nucleus lies in an artifact from this share of its pixels on."),
     ] = 0.5,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
 ) -> None:
     """Score nuclei in artifacts, beside them, everywhere, and after removal, and measure their size and solidity.
 
     A nucleus lies in an artifact when at least --overlap of its pixels are under the mask. Pixel and object F1 (found
     and true nucleus overlap by half of their union or more) are averaged over images, size and solidity over nuclei, as
-    in the paper. Written are summary.csv, images.csv, nuclei.csv and densities.png. Images without a mask count as
-    clean and are listed.
+    in the paper. Written are summary.csv, images.csv, nuclei.csv, densities.png (the paper's Figure 5 and Supplementary
+    Figure 4) and with --images zooms.png (its Figure 4). Images without a mask count as clean and are listed.
     """
-    from artseg_models.impact.nuclei import score_folders, summarise, write_nuclei
+    from artseg_models.impact.nuclei import find_nuclei, score_folders, write_nuclei
     from artseg_models.progress import track
 
+    if found.is_file() or (found / "rdf.yaml").is_file():
+        from artseg_models.packages.read import read_package
+        from artseg_models.predict import Predictor
+
+        if images is None:
+            raise ArtSegError(f"Expected --images, in which {found.name} finds nuclei.")
+        predictor = Predictor(read_package(found), device=device)
+        found = out / "found"
+        find_nuclei(predictor, images, truth, found, progress=lambda paths: track(paths, "Finding nuclei", len(paths)))
+    named = _pairs(masks, "--masks")
     scores, notes = score_folders(
         truth,
         found,
-        _pairs(masks, "--masks"),
+        named,
         reference=reference,
+        measured=_pairs(measured, "--measured"),
         overlap=overlap,
         progress=lambda paths: track(paths, "Scoring nuclei", len(paths)),
     )
     write_nuclei(scores, out)
+    written = "summary.csv, images.csv, nuclei.csv, densities.png"
+    if images is not None:
+        from artseg_models.impact.zooms import write_zooms
+
+        if write_zooms(scores, out / "zooms.png", images=images, truth=truth, found=found, artifacts=named[reference]):
+            written += ", zooms.png"
+        else:
+            notes.append("No zooms.png: no image has nuclei both in artifacts and beside them.")
+    show_nuclei(scores)
+    for note in notes:
+        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Written to {out}: {written}", highlight=False)
+
+
+@impact_app.command("chain")
+def chain(
+    out: Annotated[Path, typer.Argument(file_okay=False, help="Folder of the chain; the same command goes on there.")],
+    compound: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only experiments of this compound, repeatable: see artseg simulate assay. Default: all ten."
+        ),
+    ] = None,
+    fields_per_well: Annotated[int, typer.Option(min=1, help="How many fields of each well.")] = 1,
+    size: Annotated[
+        Literal["standard", "tiny"],
+        typer.Option(help="tiny shows in minutes that everything works, not how well."),
+    ] = "standard",
+    models: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="packages/ of an earlier chain: nothing is trained then."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images and trainings.")] = 0,
+) -> None:
+    """Repeat the paper's second half on simulated plates: labels, training, CellProfiler, nuclei and log IC50.
+
+    One plate teaches: clean or artifact the artifact model, label maps the networks of nuclei and cell bodies. On
+    another, CellProfiler measures nuclei and intensities without removal of artifacts, with the model's masks, and with
+    the true masks. Tables and figures are those of artseg impact nuclei and artseg impact affinity, in OUT/nuclei,
+    OUT/nuclei_brightfield and OUT/affinity; OUT/goals.csv says how near the model's masks come to the true ones.
+
+    Stop it at any time: what is done is not done again.
+    """
+    from artseg_models.impact.chain import read_goals, run_chain
+
+    run_chain(
+        out,
+        size=size,
+        seed=seed,
+        compounds=compound,
+        fields_per_well=fields_per_well,
+        models=models,
+        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+    )
+    table = Table(title="The model's masks against the true ones", title_justify="left")
+    for name in ("", "found", "wanted", "met", "paper (other images)"):
+        table.add_column(name, justify="right" if name else "left")
+    for goal in read_goals(out):
+        bound = f"{'at most' if goal.at_most else 'at least'} {goal.wanted:g}"
+        table.add_row(goal.name, f"{goal.found:.3f}", bound, "yes" if goal.met else "no", f"{goal.paper:g}")
+    console.print(table)
+
+
+@impact_app.command("train")
+def train(
+    labels: Annotated[
+        Path, typer.Argument(exists=True, help="labels.csv with images, splits and masks of the artifacts.")
+    ],
+    label_maps: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder with a label map an image, of the same name.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", file_okay=False, help="The run folder.")],
+    structure: Annotated[Literal["nuclei", "cells"], typer.Option(help="What the label maps show.")] = "nuclei",
+    preset: Annotated[
+        Literal["quick", "paper"], typer.Option(help="quick: a small network, for a processor; paper: wants a GPU.")
+    ] = "quick",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting: unet.schedule.epochs=30.")
+    ] = None,
+) -> None:
+    """Train a network that finds nuclei or cell bodies in brightfield, and export it as a Model Zoo package.
+
+    Pixels under artifacts add nothing to what it learns. The packages are in OUT/packages: artseg segment, artseg
+    impact nuclei and SegmentArtifacts take them. Stop it at any time; the same command goes on.
+    """
+    from artseg_models.packages.structures import export_structure
+    from artseg_models.training.configuration import parse_overrides
+    from artseg_models.training.structures import train_structure
+
+    run = train_structure(
+        labels,
+        label_maps,
+        out,
+        structure=structure,
+        preset=preset,
+        seed=seed,
+        overrides=parse_overrides(setting or []),
+    )
+    newest, older = export_structure(run, out / "packages")
+    console.print(f"Packages: {newest}, {older}", highlight=False)
+
+
+def show_nuclei(scores: Sequence[NucleiScore]) -> None:
+    """Print the summary beside the paper's figures."""
+    from artseg_models.impact.nuclei import summarise
+
     table = Table(title="In brackets: the paper, other images", title_justify="left")
     for name in ("nuclei", "pixel F1", "object F1", "size, px", "solidity", "found/true"):
         table.add_column(name, justify="left" if name == "nuclei" else "right")
@@ -208,9 +351,6 @@ def nuclei(
             cells.append(shown if math.isnan(paper) else f"{shown} ({paper:g})")
         table.add_row(str(row["area"]), *cells, f"{row['nuclei']}/{row['true_nuclei']}")
     console.print(table)
-    for note in notes:
-        console.print(f"! {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Written to {out}: summary.csv, images.csv, nuclei.csv, densities.png", highlight=False)
 
 
 def _from_images(
@@ -256,17 +396,18 @@ def _number(slope: str) -> float:
 
 
 def _show(compared: Affinity) -> None:
-    from artseg_models.impact.affinity import PAPER
+    from artseg_models.impact.affinity import paper_figures
 
     def text(value: float, paper: float = math.nan) -> str:
         shown = "-" if math.isnan(value) else f"{value:.3f}"
-        return shown if math.isnan(paper) else f"{shown} ({paper:.2f})"
+        return shown if math.isnan(paper) or math.isnan(value) else f"{shown} ({paper:.2f})"
 
     table = Table(title=f"Against '{compared.reference}' (in brackets: the paper, other images)", title_justify="left")
     for name in ("", "log IC50 apart", "from truth", "R2", "Pearson r", "SD of replicates", "curves", "wells out"):
         table.add_column(name, justify="right" if name else "left")
     for one in compared.summaries:
-        paper = PAPER.get(one.treatment, {})
+        # the paper compares with manual masks, so its differences and correlations say nothing of another reference
+        paper = paper_figures(one.treatment, compared.reference)
         table.add_row(
             one.treatment,
             text(one.difference, paper.get("difference", math.nan)),

@@ -80,6 +80,8 @@ def segment(
     The model may be any package of the BioImage Model Zoo that takes one grey image and gives one map or mask. Those
     of others state no cutoff: 0.5 is taken, and every artifact kept, unless you give --cutoff and --smallest-artifact.
 
+    A package of nuclei or cells (artseg impact train) gives NAME_nuclei.tif or NAME_cells.tif instead, a label map.
+
     With --fill, NAME_filled.tif is the image with artifacts replaced by a smooth background with noise. It is a picture
     to show: cells under the artifacts are gone, so measure in the original with the mask.
     """

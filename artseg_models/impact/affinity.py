@@ -38,6 +38,18 @@ PAPER: Mapping[str, Mapping[str, float]] = {
     "none": {"difference": 0.29, "r2": 0.74, "r": 0.93},
 }
 """Section 3.3.2 of Ali et al. (Scientific Reports 12:11404, 2022): their ten experiments on CHO-K1-hM4R cells."""
+_OF_A_PAIR = ("difference", "r")
+
+
+def paper_figures(treatment: str, reference: str) -> Mapping[str, float]:
+    """Give the paper's figures of a treatment; differences and correlations only where the reference is the paper's.
+
+    The paper compares with manual masks; the true masks of a simulated plate stand for them.
+    """
+    found = PAPER.get("manual" if treatment == "true" else treatment, {})
+    if reference in ("manual", "true"):
+        return found
+    return {name: value for name, value in found.items() if name not in _OF_A_PAIR}
 
 
 @dataclass(frozen=True)
@@ -275,10 +287,12 @@ def write_affinity(affinity: Affinity, out: Path) -> None:
             "sd_between_replicates": one.between_replicates,
             "wells_left_out": one.wells_left_out,
             "outliers": one.outliers,
-            "paper_log_ic50_difference": PAPER.get(one.treatment, {}).get("difference", math.nan),
-            "paper_r2": PAPER.get(one.treatment, {}).get("r2", math.nan),
-            "paper_pearson_r": PAPER.get(one.treatment, {}).get("r", math.nan),
-            "paper_sd_between_replicates": PAPER.get(one.treatment, {}).get("between_replicates", math.nan),
+            "paper_log_ic50_difference": paper_figures(one.treatment, affinity.reference).get("difference", math.nan),
+            "paper_r2": paper_figures(one.treatment, affinity.reference).get("r2", math.nan),
+            "paper_pearson_r": paper_figures(one.treatment, affinity.reference).get("r", math.nan),
+            "paper_sd_between_replicates": paper_figures(one.treatment, affinity.reference).get(
+                "between_replicates", math.nan
+            ),
         }
         for one in affinity.summaries
     ]

@@ -4,6 +4,9 @@ A nucleus lies in an artifact when at least a given share of its pixels is under
 this holds for true and for found nuclei alike. Pixels are counted in an area or outside it, whatever nucleus they
 belong to. Scores are of each image and then averaged over images, as in the paper; NaN where an image has nothing to
 score in the area.
+
+Nuclei that were found in images in which artifacts were masked already are scored by that pipeline's own rule: a
+nucleus that the mask touches is out, true ones and found ones alike.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
@@ -22,12 +25,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
+from scipy.ndimage import binary_dilation  # pyright: ignore[reportMissingTypeStubs]
 from skimage.measure import regionprops
 
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
-from artseg_models.images import find_images, read_mask_image
+from artseg_models.images import find_images, read_image, read_mask_image, write_image
 from artseg_models.metrics import count_agreement, match_objects, mean_defined
+from artseg_models.predict import ImagePredictor
 from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, save_figure
 
 OVERLAP = 0.5
@@ -140,16 +145,59 @@ def score_nuclei(
     return scores
 
 
+def score_masked(
+    name: str,
+    truth: NDArray[np.integer[Any]],
+    found: NDArray[np.integer[Any]],
+    mask: NDArray[np.bool_],
+    *,
+    area: str,
+    smallest_iou: float = 0.5,
+) -> NucleiScore:
+    """Score nuclei that were found where artifacts had been masked; whole nuclei that the mask touches are left out.
+
+    Parameters
+    ----------
+    name, area : str
+        The image, and what to call the line.
+    truth, found : integer array of shape (y, x)
+        Label maps, 0 = background.
+    mask : bool array of shape (y, x)
+        What had been masked.
+    smallest_iou : float
+        As in `score_nuclei`.
+    """
+    reached: NDArray[np.bool_] = np.asarray(binary_dilation(mask, iterations=1), dtype=np.bool_)
+    touched = np.isin(truth, np.unique(truth[reached]))
+    true_kept = np.where(touched, 0, truth)
+    found_kept = np.where(np.isin(found, np.unique(found[mask])), 0, found)
+    shapes = [(float(one.area), float(one.solidity)) for one in regionprops(found_kept)]
+    return NucleiScore(
+        image=name,
+        area=area,
+        pixel_f1=count_agreement(true_kept > 0, found_kept > 0, valid=~(mask | (touched & (truth > 0)))).f1,
+        object_f1=match_objects(true_kept, found_kept, smallest_iou=smallest_iou).f1,
+        nuclei=len(shapes),
+        true_nuclei=int(np.count_nonzero(np.unique(true_kept))),
+        areas_px=tuple(area_px for area_px, _ in shapes),
+        solidities=tuple(solidity for _, solidity in shapes),
+    )
+
+
 def score_folders(
     truth: Path,
     found: Path,
     masks: Mapping[str, Path],
     *,
     reference: str,
+    measured: Mapping[str, Path] | None = None,
     overlap: float = OVERLAP,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> tuple[list[NucleiScore], list[str]]:
     """Score all images whose true nuclei are in a folder.
+
+    Every folder may be the folder itself, one with `images/` (CellProfiler's results), one with `truth/` (a simulated
+    plate), or a folder of such, one a plate, all under the same names.
 
     Parameters
     ----------
@@ -162,6 +210,9 @@ def score_folders(
         Folders with artifact masks: NAME, NAME_artifacts or NAME_brightfield_artifacts.
     reference : str
         Which of them are the true ones.
+    measured : mapping of str to Path, optional
+        For some of the masks: label maps of nuclei that were found in images with these masks applied, see
+        `score_masked`.
     overlap : float
         See `score_nuclei`.
     progress : callable
@@ -181,33 +232,106 @@ def score_folders(
     """
     if reference not in masks:
         raise ArtSegError(f"Expected true masks as --masks {reference}=FOLDER; given are {', '.join(masks) or 'none'}.")
-    names = [path for path in find_images(truth) if not path.stem.endswith(("_cells", "_artifacts"))]
-    if not names:
-        raise ArtSegError(f"Expected label maps of true nuclei in {truth}, but there are none.")
+    unknown = sorted(set(measured or {}) - set(masks))
+    if unknown:
+        raise ArtSegError(f"Expected masks for {unknown[0]}, with which nuclei were measured. Give --masks too.")
+    paths = true_nuclei_of(truth)
     scores: list[NucleiScore] = []
     without: dict[str, list[str]] = {}
-    for path in progress(names):
+    for plate, path in _in_order(paths, progress):
         name = path.stem.removesuffix("_nuclei")
-        labels = _find(found, name, ("", "_nuclei", "_brightfield_nuclei"))
-        if labels is None:
-            raise ArtSegError(f"Expected the found nuclei of {path.name} in {found}, but they are not there.")
+        shown = f"{plate}/{name}" if plate else name
         true_nuclei = read_mask_image(path)
         read: dict[str, NDArray[np.bool_]] = {}
         for who, folder in masks.items():
-            at = _find(folder, name, ("", "_artifacts", "_brightfield_artifacts"))
+            at = beside_name(own_folder(folder, plate), name, ("", "_artifacts", "_brightfield_artifacts"))
             if at is None:
                 without.setdefault(who, []).append(name)
             read[who] = np.zeros(true_nuclei.shape, dtype=np.bool_) if at is None else read_mask_image(at) > 0
-        true_mask = read.pop(reference)
-        scores += score_nuclei(name, true_nuclei, read_mask_image(labels), true_mask, read, overlap=overlap)
+        under = {who: _found_nuclei(own_folder(folder, plate), name) for who, folder in (measured or {}).items()}
+        others = {who: mask for who, mask in read.items() if who != reference}
+        scores += score_nuclei(
+            shown, true_nuclei, _found_nuclei(own_folder(found, plate), name), read[reference], others, overlap=overlap
+        )
+        scores += [
+            score_masked(shown, true_nuclei, labels, read[who], area=f"measured with masks, {who}")
+            for who, labels in under.items()
+        ]
     for who, clean in without.items():
-        if len(clean) == len(names):
-            raise ArtSegError(f"No mask in {masks[who]} has the name of an image in {truth}, such as {names[0].stem}.")
+        if len(clean) == len(paths):
+            raise ArtSegError(
+                f"No mask in {masks[who]} has the name of an image in {truth}, such as {paths[0][1].stem}."
+            )
     notes = [
-        f"{len(clean)} of {len(names)} images have no mask '{who}' and count as clean."
+        f"{len(clean)} of {len(paths)} images have no mask '{who}' and count as clean."
         for who, clean in without.items()
     ]
     return scores, notes
+
+
+def true_nuclei_of(truth: Path) -> list[tuple[str, Path]]:
+    """List the label maps of true nuclei as (plate, file); the plate is empty where the folder holds no plates.
+
+    Raises
+    ------
+    ArtSegError
+        There are none.
+    """
+    plates = [""]
+    if truth.is_dir() and not any(path.is_file() for path in own_folder(truth, "").glob("*.tif*")):
+        plates = [folder.name for folder in sorted(truth.iterdir()) if folder.is_dir()] or plates
+    found = [
+        (plate, path)
+        for plate in plates
+        if own_folder(truth, plate).is_dir()
+        for path in find_images(own_folder(truth, plate))
+        if not path.stem.endswith(("_cells", "_artifacts"))
+    ]
+    if not found:
+        raise ArtSegError(f"Expected label maps of true nuclei in {truth}, but there are none.")
+    return found
+
+
+def find_nuclei(
+    predictor: ImagePredictor,
+    images: Path,
+    truth: Path,
+    out: Path,
+    *,
+    progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+) -> None:
+    """Find nuclei with a model in the brightfield images that have true ones.
+
+    Parameters
+    ----------
+    predictor : ImagePredictor
+        A model whose map shows nuclei.
+    images : Path
+        Folder with NAME or NAME_brightfield, or a folder of such folders, one a plate.
+    truth : Path
+        As in `score_folders`: which images.
+    out : Path
+        Gets NAME_nuclei.tif, a label map each, in a folder a plate where there are plates. What is there stays.
+    progress : callable
+        Given the images, passes them on one by one.
+
+    Raises
+    ------
+    ArtSegError
+        An image is missing or cannot be used.
+    """
+    for plate, path in _in_order(true_nuclei_of(truth), progress):
+        name = path.stem.removesuffix("_nuclei")
+        target = out / plate / f"{name}_nuclei.tif"
+        if target.is_file():
+            continue
+        folder = images / plate
+        image = beside_name(folder, name, ("", "_brightfield"))
+        if image is None:
+            raise ArtSegError(f"Expected the brightfield image {name} or {name}_brightfield in {folder}.")
+        read = read_image(image)
+        found = predictor.predict(read.pixels, pixel_size_um=read.pixel_size_um, source=str(image))
+        write_image(target, found.labels.astype(np.uint16), pixel_size_um=read.pixel_size_um)
 
 
 def summarise(scores: Sequence[NucleiScore]) -> pd.DataFrame:
@@ -308,6 +432,28 @@ def _in_area(
     return np.where((spoilt if inside else ~spoilt)[labels], labels, 0)
 
 
-def _find(folder: Path, name: str, endings: Sequence[str]) -> Path | None:
+def _in_order(
+    paths: Sequence[tuple[str, Path]], progress: Callable[[Sequence[Path]], Iterable[Path]]
+) -> Iterable[tuple[str, Path]]:
+    plates = iter(paths)
+    for _ in progress([path for _, path in paths]):
+        yield next(plates)
+
+
+def own_folder(folder: Path, plate: str) -> Path:
+    """Give where the files of a plate lie: in its folder, or in what CellProfiler or the simulation made in it."""
+    own = folder / plate
+    return next((own / name for name in ("images", "truth") if (own / name).is_dir()), own)
+
+
+def _found_nuclei(folder: Path, name: str) -> NDArray[np.integer[Any]]:
+    labels = beside_name(folder, name, ("", "_nuclei", "_brightfield_nuclei"))
+    if labels is None:
+        raise ArtSegError(f"Expected the found nuclei of {name} in {folder}, but they are not there.")
+    return read_mask_image(labels)
+
+
+def beside_name(folder: Path, name: str, endings: Sequence[str]) -> Path | None:
+    """Give the file NAME + one of the endings, as TIFF or PNG; None where there is none."""
     places = (folder / f"{name}{ending}{suffix}" for ending in endings for suffix in (".tiff", ".tif", ".png"))
     return next((path for path in places if path.is_file()), None)

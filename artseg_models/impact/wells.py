@@ -215,8 +215,8 @@ def read_measurements(
     Parameters
     ----------
     source : Path
-        A folder with Image.csv, a CSV file with a line an image, or an SQLite file of ExportToDatabase (its table
-        ..._Per_Image).
+        A folder with Image.csv, a folder of such folders, one a plate and named as the layout names it, a CSV file
+        with a line an image, or an SQLite file of ExportToDatabase (its table ..._Per_Image).
     cell, background : str
         Columns of the cells' and the background's mean intensity. `OBJECT:COLUMN` takes a column of OBJECT.csv
         beside Image.csv and averages it over the image's objects, weighted by AreaShape_Area where that is measured:
@@ -237,6 +237,21 @@ def read_measurements(
     ArtSegError
         A file or column is missing, or a well's name cannot be read.
     """
+    plates_of = plate_folders(source)
+    if plates_of:
+        return [
+            replace(field, plate=folder.name)
+            for folder in plates_of
+            for field in read_measurements(
+                folder,
+                cell=cell,
+                background=background,
+                usable=usable,
+                saturated=saturated,
+                well=well,
+                plate=plate,
+            )
+        ]
     table = _image_table(source)
     wells = _wells_of(table, well, source)
     plates = _optional(table, plate or "Metadata_Plate", source, needed=plate is not None)
@@ -254,6 +269,13 @@ def read_measurements(
         )
         for at in range(len(table))
     ]
+
+
+def plate_folders(source: Path) -> list[Path]:
+    """Give the folders of plates that hold CellProfiler's tables, where `source` has no Image.csv itself."""
+    if not source.is_dir() or (source / "Image.csv").is_file():
+        return []
+    return [folder for folder in sorted(source.iterdir()) if (folder / "Image.csv").is_file()]
 
 
 # ---- images ----
@@ -513,7 +535,13 @@ def _numbers(table: pd.DataFrame, column: str, source: Path) -> NDArray[np.float
             f"Expected the column {column} in {source}, but there is none. "
             + (f"Columns like it: {', '.join(alike)}." if alike else "Let the pipeline measure and export it.")
         )
-    return np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
+    values = np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
+    feature, mean, image = column.partition("_MeanIntensity_")
+    pixels = f"{feature}_TotalArea_{image}"
+    if mean and pixels in table.columns:
+        # MeasureImageIntensity gives 0 for an image of which every pixel is masked
+        values = np.where(np.asarray(table[pixels], dtype=np.float64) > 0, values, np.nan)
+    return values
 
 
 def _of_objects(table: pd.DataFrame, name: str, column: str, source: Path) -> NDArray[np.float64]:

@@ -36,6 +36,7 @@ from artseg_models.packages.cards import (
 from artseg_models.packages.failures import failures_text, find_failures
 from artseg_models.packages.formats import OLDER_FORMAT, in_format
 from artseg_models.packages.halo import OVERLAP_PX, halo_effect
+from artseg_models.packages.looks import training_features
 from artseg_models.packages.pictures import draw_cases, draw_cover
 from artseg_models.packages.rdf import load_yaml, write_yaml
 from artseg_models.packages.run import TrainedRun
@@ -45,7 +46,7 @@ from artseg_models.predict import TILE_PX, artifact_objects
 KINDS = ("classifier", "unet", "combined")
 _FAILURES = "failures.png"
 #: pixels along a side of the test image, before binning asks for more
-_TEST_SIDE = 192
+TEST_SIDE = 192
 
 
 def archive_name(slug: str, kind: str, format_version: str) -> str:
@@ -70,12 +71,13 @@ class Shared:
         self.unet_id = f"{prefix}-unet"
         self.combined_id = f"{prefix}-combined"
         self.probability = probability_of(trained.unet, trained.sample)
-        self.test_image = _around_peak(
+        self.test_image = around_peak(
             trained.sample,
             self.probability,
-            max(_TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
+            max(TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
         )
         self.failures = find_failures(trained)
+        self.image_features = training_features(trained)
         self.halo = halo_effect(TorchBackend(trained.unet, "cpu"), trained.sample, binning=trained.result.unet.binning)
 
     def card_fields(self, *, model_name: str, minimum_side: int) -> dict[str, Any]:
@@ -175,8 +177,8 @@ def write_draft(
             f"The network of {identifier} gives nothing but 0 on {shared.trained.folder / 'sample.tiff'}, so that a "
             "reader's test would pass on anything. Choose an image with an artifact, or train longer."
         )
-    _write_array(folder / "test_input.npy", test_image[None, None])
-    _write_array(folder / "test_output.npy", test_output)
+    write_array(folder / "test_input.npy", test_image[None, None])
+    write_array(folder / "test_output.npy", test_output)
     tifffile.imwrite(folder / "sample_input.tif", shared.trained.sample, compression="zlib", metadata=None)
     # the Zoo's readers take no .npy here, so the classifier's two numbers are an image as well
     tifffile.imwrite(folder / "sample_output.tif", sample_output, compression="zlib", metadata=None)
@@ -188,7 +190,7 @@ def write_draft(
     listed = list(attachments or [])
     if shared.failures.cases:
         draw_cases(folder / _FAILURES, [(case.pixels, case.mask) for case in shared.failures.cases])
-        listed.append(_listed(folder / _FAILURES))
+        listed.append(listed_file(folder / _FAILURES))
 
     sources = cards_folder() / f"artseg-{kind}"
     content = load_yaml(sources / "rdf.yaml")
@@ -199,15 +201,15 @@ def write_draft(
     for axis in image["axes"]:
         if axis["type"] == "space":
             axis["size"] = {"min": minimum_side, "step": 1}
-    image["test_tensor"] = _listed(folder / "test_input.npy")
-    image["sample_tensor"] = _listed(folder / "sample_input.tif")
-    output["test_tensor"] = _listed(folder / "test_output.npy")
-    output["sample_tensor"] = _listed(folder / "sample_output.tif")
+    image["test_tensor"] = listed_file(folder / "test_input.npy")
+    image["sample_tensor"] = listed_file(folder / "sample_input.tif")
+    output["test_tensor"] = listed_file(folder / "test_output.npy")
+    output["sample_tensor"] = listed_file(folder / "sample_output.tif")
     config = content["config"]
     config["bioimageio"] |= {
         "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
         "training": _training(shared, kind),
-        "inference_time": _inference_time(weights["onnx"].path, shared.trained.sample),
+        "inference_time": inference_time(weights["onnx"].path, shared.trained.sample),
         # the Zoo allows at most a hundredth of the largest value
         "reproducibility_tolerance": [
             {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
@@ -225,6 +227,9 @@ def write_draft(
         "recommended_overlap_px": OVERLAP_PX * binning,
         "training": {**result.training.model_dump(), "method": result.method, "settings": shared.trained.settings},
         "scorecam": dict(result.scorecam),
+        "image_features": {
+            name: [float(f"{value:.4g}") for value in pair] for name, pair in shared.image_features.items()
+        },
         "validation": {
             **result.validation,
             "looked_at_for_failures": {
@@ -299,7 +304,7 @@ def _training(shared: Shared, kind: str) -> dict[str, Any]:
     }
 
 
-def _inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
+def inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
     """Time the ONNX weights on an image: the best of three."""
     run, given = OnnxBackend(onnx), normalise(pixels)[None, None]
     seconds: list[float] = []
@@ -313,11 +318,13 @@ def _inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
     )
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a tensor as float32."""
     np.save(path, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
 
 
-def _listed(path: Path) -> dict[str, str]:
+def listed_file(path: Path) -> dict[str, str]:
+    """Name a file and its SHA-256, as a description does."""
     return {"source": path.name, "sha256": sha256(path)}
 
 
@@ -332,7 +339,7 @@ def probability_of(network: nn.Module, pixels: NDArray[Any]) -> NDArray[np.float
         return network(normalised(pixels))[0, 0].numpy()
 
 
-def _around_peak(pixels: NDArray[Any], probability: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def around_peak(pixels: NDArray[Any], probability: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Cut the surroundings of the likeliest artifact, on odd sizes, so that tests see padding and a map not empty."""
     height, width = min(side + 5, pixels.shape[0]), min(side + 12, pixels.shape[1])
     peak_y, peak_x = np.unravel_index(int(probability.argmax()), probability.shape)

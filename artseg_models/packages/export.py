@@ -95,7 +95,7 @@ def export_packages(
         or the files cannot be written. Packages that were there before are unchanged then.
     """
     trained = read_run(run)
-    slug = _slug(name if name is not None else trained.result.name)
+    slug = slug_of(name if name is not None else trained.result.name)
     formats = (newest_format(), OLDER_FORMAT)
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
         named = maintainer if maintainer is not None else known_maintainer()
@@ -127,7 +127,7 @@ def export_packages(
                         f"The {draft.kind}'s package would not be valid in the Model Zoo: {checked.detail}. Nothing "
                         "was written; check the options given to export."
                     )
-                _zip(draft.folder, path)
+                pack_folder(draft.folder, path)
     for path in paths:
         logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
     places = {(draft.kind, format_version): path for (draft, format_version), path in zip(written, paths, strict=True)}
@@ -142,7 +142,7 @@ def export_packages(
     )
 
 
-def _slug(name: str) -> str:
+def slug_of(name: str) -> str:
     """Make an id of a name: the Zoo takes lower-case letters, digits and minus."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug:
@@ -150,7 +150,7 @@ def _slug(name: str) -> str:
     return slug
 
 
-def _zip(folder: Path, path: Path) -> None:
+def pack_folder(folder: Path, path: Path) -> None:
     """Pack a folder; the same files give the same bytes.
 
     TorchScript numbers its modules through the life of a process, so only the first exports of two processes agree.

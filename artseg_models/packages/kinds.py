@@ -20,7 +20,7 @@ from artseg_models.packages.weights import TOLERANCE, write_weights
 logger = logging.getLogger(__name__)
 
 
-def _shapes(binning: int) -> list[tuple[int, int]]:
+def compared_shapes(binning: int) -> list[tuple[int, int]]:
     """Sizes (y, x) to compare weight formats at: the smallest, long and thin, odd, and multiples of 32."""
     smallest = 32 * binning
     return [
@@ -42,7 +42,7 @@ def classifier_draft(shared: Shared, folder: Path) -> Draft:
         arguments=shape.model_dump(),
         output="probabilities",
         output_axes=("batch", "channel"),
-        shapes=_shapes(shape.binning),
+        shapes=compared_shapes(shape.binning),
     )
     with torch.no_grad():
         test_output = network(normalised(shared.test_image)).numpy()
@@ -78,7 +78,7 @@ def unet_draft(shared: Shared, folder: Path, *, classifier_onnx: Path) -> Draft:
         arguments=shape.model_dump(),
         output="probability",
         output_axes=("batch", "channel", "y", "x"),
-        shapes=_shapes(shape.binning),
+        shapes=compared_shapes(shape.binning),
     )
     attachment = folder / "classifier.onnx"
     shutil.copyfile(classifier_onnx, attachment)
@@ -151,7 +151,7 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
         arguments=arguments,
         output="mask",
         output_axes=("batch", "channel", "y", "x"),
-        shapes=_shapes(binning),
+        shapes=compared_shapes(binning),
         images=[normalise(test_image)[None, None]],
         decided=decided,
     )

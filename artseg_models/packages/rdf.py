@@ -105,6 +105,8 @@ class ArtSegClassifier(_Part):
 class ArtSegConfig(_Part):
     """`config.artseg`: what ArtSeg needs beyond the format."""
 
+    # what the map shows, as `artseg segment` names its files by
+    target: str = Field(default="artifacts", pattern="^[a-z]+$")
     cutoff: float = Field(default=0.5, ge=0.0, le=1.0)
     smallest_artifact_px: int = Field(default=0, ge=0)
     gate_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -115,6 +117,8 @@ class ArtSegConfig(_Part):
     training: Mapping[str, Any] = Field(default_factory=dict)
     scorecam: Mapping[str, Any] = Field(default_factory=dict)
     validation: Mapping[str, Any] = Field(default_factory=dict)
+    # mean and standard deviation over training images, see `artseg_models.likeness`
+    image_features: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
     artseg_version: str | None = None
 
 

@@ -104,6 +104,8 @@ class Package:
         From the description; a package without id is known by its name, one without version as '0'.
     sha256 : str
         Of the zip file; of a folder, over its files' names and hashes in sorted order.
+    target : str
+        What the map shows: 'artifacts', or 'nuclei' or 'cells' for those packages of ArtSeg.
     cutoff : float
         Probability from which a pixel counts as artifact.
     smallest_artifact_px : int
@@ -134,6 +136,8 @@ class Package:
         For showing the model; documentation is Markdown.
     training, scorecam, validation : mapping
         What ArtSeg stated about how the model came to be; empty in packages of others.
+    image_features : mapping
+        What its training images look like, see `artseg_models.likeness`; empty where the package does not say.
     """
 
     path: Path
@@ -144,6 +148,7 @@ class Package:
     version: str
     format_version: str
     sha256: str
+    target: str
     cutoff: float
     smallest_artifact_px: int
     gate_threshold: float | None
@@ -171,6 +176,7 @@ class Package:
     training: Mapping[str, Any]
     scorecam: Mapping[str, Any]
     validation: Mapping[str, Any]
+    image_features: Mapping[str, tuple[float, float]]
 
     @property
     def trained_on(self) -> str:
@@ -416,6 +422,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         version=described.version or "0",
         format_version=described.format_version,
         sha256=digest,
+        target=config.target if config else "artifacts",
         cutoff=config.cutoff if config else 0.5,
         smallest_artifact_px=config.smallest_artifact_px if config else 0,
         gate_threshold=config.gate_threshold if config and classifier else None,
@@ -443,6 +450,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         training=config.training if config else {},
         scorecam=config.scorecam if config else {},
         validation=config.validation if config else {},
+        image_features=config.image_features if config else {},
     )
 
 

@@ -239,7 +239,7 @@ QUICK_UNET: Mapping[str, Any] = {
     "crop": 160,
 }
 
-Chosen = TypeVar("Chosen", bound=RunSettings)
+Chosen = TypeVar("Chosen", bound=Settings)
 
 
 def configured(

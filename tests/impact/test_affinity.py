@@ -292,3 +292,22 @@ def test_the_command_writes_tables_and_curves(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "--slope", "0"]).exit_code == 2
     refused = CliRunner().invoke(app, arguments[:5])
     assert isinstance(refused.exception, ArtSegError)
+
+
+def test_results_in_a_folder_a_plate_and_images_without_a_pixel(tmp_path: Path) -> None:
+    columns = {
+        "Metadata_Well": ["A01", "A02"],
+        "Intensity_MeanIntensity_In": [0.5, 0.0],
+        "Intensity_TotalArea_In": [9, 0],
+    }
+    for plate in ("plate1", "plate2"):
+        (tmp_path / plate).mkdir()
+        pd.DataFrame(columns).to_csv(tmp_path / plate / "Image.csv", index=False)
+    (tmp_path / "notes").mkdir()  # no plate
+    fields = read_measurements(tmp_path, cell="Intensity_MeanIntensity_In", background=None)
+    assert [(field.plate, field.well) for field in fields] == [
+        *(("plate1", "A01"), ("plate1", "A02"), ("plate2", "A01"), ("plate2", "A02")),
+    ]
+    assert fields[0].cell == 0.5
+    # CellProfiler gives 0 where every pixel is masked
+    assert math.isnan(fields[1].cell)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 from artseg_models.images import write_image
-from artseg_models.impact.nuclei import score_folders, score_nuclei, summarise
+from artseg_models.impact.nuclei import score_folders, score_masked, score_nuclei, summarise
+from artseg_models.impact.zooms import choose_pairs, zoom_window
 from artseg_models.simulate import simulate_field
 
 
@@ -80,6 +81,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
             areas=[5000.0, 2000.0],
         )
         write_image(folder / "truth" / f"f{number}_nuclei.tiff", field.nuclei)
+        write_image(folder / "brightfield" / f"f{number}_brightfield.tiff", field.brightfield)
         write_image(folder / "found" / f"f{number}_brightfield_nuclei.tiff", otsu_nuclei(field.dna))
         write_image(folder / "masks" / f"f{number}_artifacts.png", field.artifact_mask)
         if spoilt:
@@ -90,6 +92,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_artifacts_harm_and_removal_helps(fields: Path, tmp_path: Path) -> None:
     arguments = ["impact", "nuclei", fields / "truth", fields / "found", "--out", tmp_path / "out"]
     arguments += ["--masks", f"true={fields / 'masks'}", "--masks", f"model={fields / 'model'}"]
+    arguments += ["--images", fields / "brightfield"]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "1 of 5 images have no mask 'model'" in result.output
@@ -105,6 +108,7 @@ def test_artifacts_harm_and_removal_helps(fields: Path, tmp_path: Path) -> None:
     images = pd.read_csv(tmp_path / "out" / "images.csv")
     assert len(images) == 5 * 4
     assert (tmp_path / "out" / "densities.png").is_file()
+    assert (tmp_path / "out" / "zooms.png").is_file()
 
 
 def test_removal_by_the_true_mask_is_the_artifact_free_area(fields: Path) -> None:
@@ -117,9 +121,70 @@ def test_removal_by_the_true_mask_is_the_artifact_free_area(fields: Path) -> Non
 def test_missing_files_are_named(fields: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtSegError, match="Expected true masks as --masks true=FOLDER"):
         score_folders(fields / "truth", fields / "found", {"model": fields / "model"}, reference="true")
-    with pytest.raises(ArtSegError, match="Expected the found nuclei of f0_nuclei"):
+    with pytest.raises(ArtSegError, match="Expected the found nuclei of f0"):
         score_folders(fields / "truth", tmp_path, {"true": fields / "masks"}, reference="true")
     with pytest.raises(ArtSegError, match="has the name of an image"):
         score_folders(fields / "truth", fields / "found", {"true": tmp_path}, reference="true")
     with pytest.raises(ArtSegError, match="there are none"):
         score_folders(tmp_path, fields / "found", {"true": fields / "masks"}, reference="true")
+
+
+def test_nuclei_measured_with_masks_by_the_rule_of_the_pipeline() -> None:
+    truth = np.zeros((30, 60), dtype=np.int32)
+    for number, x in enumerate((2, 16, 32, 48), start=1):
+        truth[5:13, x : x + 8] = number
+    mask = np.zeros(truth.shape, dtype=bool)
+    mask[:, 38:50] = True  # touches the third and the fourth
+    found = np.where(truth <= 2, truth, 0)
+    found[20:24, 2:6] = 5  # a false one
+    score = score_masked("one", truth, found, mask, area="measured with masks, true")
+    assert (score.nuclei, score.true_nuclei) == (3, 2)
+    assert score.object_f1 == pytest.approx(2 * 2 / (3 + 2))
+    # the touched nuclei count neither as missed nor as false pixels
+    assert score.pixel_f1 == pytest.approx(2 * 128 / (128 + 128 + 16))
+    assert score.areas_px == (64, 64, 16)
+
+
+def test_folders_of_plates_and_the_layout_of_results(fields: Path, tmp_path: Path) -> None:
+    for plate in ("p1", "p2"):
+        for kind, inner in (("truth", "truth"), ("found", "images"), ("masks", "")):
+            target = tmp_path / kind / plate / inner
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(fields / kind, target_is_directory=True)
+    masks = {"true": tmp_path / "masks"}
+    measured = {"true": tmp_path / "found"}
+    scores, _ = score_folders(tmp_path / "truth", tmp_path / "found", masks, reference="true", measured=measured)
+    single, _ = score_folders(fields / "truth", fields / "found", {"true": fields / "masks"}, reference="true")
+    assert {one.image for one in scores} == {f"{plate}/f{number}" for plate in ("p1", "p2") for number in range(5)}
+    both, one = (summarise(found).set_index("area") for found in (scores, single))
+    for area in one.index:
+        assert both.loc[area, "pixel_f1"] == pytest.approx(one.loc[area, "pixel_f1"])
+        assert both.loc[area, "nuclei"] == 2 * one.loc[area, "nuclei"]
+    assert "measured with masks, true" in both.index
+    with pytest.raises(ArtSegError, match="Expected masks for model"):
+        score_folders(fields / "truth", fields / "found", masks, reference="true", measured={"model": fields / "found"})
+
+
+def test_zooms_show_an_artifact_and_an_area_without() -> None:
+    nuclei, artifact = np.zeros((2, 100, 100), dtype=bool)
+    nuclei[40:50, 10:20] = nuclei[40:50, 80:90] = True
+    artifact[30:60, 70:95] = True
+    free, spoilt = (zoom_window(nuclei, artifact, spoilt=wanted) for wanted in (False, True))
+    assert nuclei[free].sum() == 100
+    assert not artifact[free].any()
+    assert (nuclei & artifact)[spoilt].sum() == 100
+
+
+def test_zooms_choose_the_fields_that_artifacts_harm_most(fields: Path) -> None:
+    scores, _ = score_folders(fields / "truth", fields / "found", {"true": fields / "masks"}, reference="true")
+    chosen = choose_pairs(scores)
+    harm = {}
+    for name in {one.image for one in scores} - {"f4"}:
+        inside, outside = (
+            next(one for one in scores if (one.image, one.area) == (name, area))
+            for area in ("in artifacts", "artifact-free")
+        )
+        if min(inside.true_nuclei, outside.true_nuclei) >= 1:
+            harm[name] = outside.pixel_f1 - inside.pixel_f1
+    assert chosen == sorted(harm, key=lambda name: -harm[name])[:2]
+    assert len(chosen) == 2

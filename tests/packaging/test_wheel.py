@@ -68,9 +68,12 @@ def test_it_finds_its_bundle_without_a_checkout(repository: Path, run_installed:
     plugins, pipelines, cards = (Path(line) for line in asked.stdout.splitlines())
     assert repository not in plugins.parents
     assert (plugins / "segmentartifacts.py").is_file()
-    examples = ("artifacts_filtered", "artifacts_masked", "image_quality", "no_masking")
+    affinity = ("affinity_artifacts_masked", "affinity_drawn_masks", "affinity_no_masking")
+    examples = (*affinity, "artifacts_filtered", "artifacts_masked", "image_quality", "no_masking")
     assert sorted(path.stem for path in pipelines.glob("*.cppipe")) == list(examples)
-    assert sorted(path.name for path in cards.iterdir()) == ["artseg-classifier", "artseg-combined", "artseg-unet"]
+    assert sorted(path.name for path in cards.iterdir()) == [
+        *("artseg-cells", "artseg-classifier", "artseg-combined", "artseg-nuclei", "artseg-unet"),
+    ]
 
 
 def test_it_installs_the_module_into_a_plugins_folder(run_installed: Run, tmp_path: Path) -> None:
