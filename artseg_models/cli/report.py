@@ -81,7 +81,7 @@ def report(
     """
     from artseg_models.plates.effects import responses, with_likeness
     from artseg_models.plates.page import write_plate_page
-    from artseg_models.plates.tables import read_plate
+    from artseg_models.plates.tables import read_plate, with_times
     from artseg_models.progress import track
 
     plate = read_plate(
@@ -98,7 +98,9 @@ def report(
                 "they are in their place, or leave --model out."
             )
         likeness_of = "the model's training images"
-    plate = with_likeness(plate, reference, progress=lambda fields: track(fields, "Looking at fields", len(fields)))
+    plate = with_likeness(
+        with_times(plate), reference, progress=lambda fields: track(fields, "Looking at fields", len(fields))
+    )
     fitted = None
     if layout is not None:
         fitted = responses(

@@ -29,7 +29,7 @@ from scipy.ndimage import binary_dilation  # pyright: ignore[reportMissingTypeSt
 from skimage.measure import regionprops
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import write_text
+from artseg_models.files import read_json, write_json, write_text
 from artseg_models.images import find_images, read_image, read_mask_image, write_image
 from artseg_models.metrics import count_agreement, match_objects, mean_defined
 from artseg_models.predict import ImagePredictor
@@ -311,7 +311,8 @@ def find_nuclei(
     truth : Path
         As in `score_folders`: which images.
     out : Path
-        Gets NAME_nuclei.tif, a label map each, in a folder a plate where there are plates. What is there stays.
+        Gets NAME_nuclei.tif, a label map each, in a folder a plate where there are plates, and `model.json`. What the
+        same model found before stays; what another found is replaced.
     progress : callable
         Given the images, passes them on one by one.
 
@@ -320,7 +321,13 @@ def find_nuclei(
     ArtSegError
         An image is missing or cannot be used.
     """
-    for plate, path in _in_order(true_nuclei_of(truth), progress):
+    paths = true_nuclei_of(truth)
+    asked, marker = {"sha256": predictor.model.sha256, "cutoff": predictor.model.cutoff}, out / "model.json"
+    if not marker.is_file() or read_json(marker) != asked:
+        for stale in out.rglob("*_nuclei.tif"):
+            stale.unlink()
+        write_json(marker, asked)
+    for plate, path in _in_order(paths, progress):
         name = path.stem.removesuffix("_nuclei")
         target = out / plate / f"{name}_nuclei.tif"
         if target.is_file():

@@ -46,11 +46,18 @@ def thumbnail(field: Field) -> str | None:
 
 
 def drift_figure(fields: Sequence[Field]) -> Figure:
-    """Draw the contaminated share in the order of the fields, and by the rows and columns of the plate."""
+    """Draw the contaminated share over time, or in the order of the table, and by rows and columns of the plate."""
+    times = [one.taken for one in fields if one.taken is not None]
+    timed = len(times) == len(fields) and len(set(times)) > 1
+    if timed:
+        fields = sorted(fields, key=lambda one: one.taken or times[0])
     figure = Figure(figsize=(12, 3.3), layout="constrained")
     by_order, by_row, by_column = figure.subplots(1, 3, width_ratios=(2.2, 1, 1.4))
     shares = np.array([100 * one.contaminated for one in fields])
-    order = np.arange(1, len(fields) + 1)
+    order = np.arange(1, len(fields) + 1, dtype=np.float64)
+    if timed:
+        first = min(times)
+        order = np.array([((one.taken or first) - first).total_seconds() / 60 for one in fields])
     plain(by_order)
     by_order.scatter(order, shares, s=14, color=ORANGE, alpha=0.65, linewidth=0)
     width = max(3, len(fields) // 12)
@@ -58,7 +65,11 @@ def drift_figure(fields: Sequence[Field]) -> Figure:
         middle = [np.nanmedian(shares[max(0, at - width // 2) : at + width // 2 + 1]) for at in range(len(fields))]
         by_order.plot(order, middle, color=INK, linewidth=1.6, label=f"median of {width} fields")
         by_order.legend(frameon=False, fontsize=8)
-    by_order.set_xlabel("field, in the order of acquisition (of the table)", fontsize=9, color=MUTED)
+    by_order.set_xlabel(
+        "minutes since the first field was taken" if timed else "field, in the order of the table",
+        fontsize=9,
+        color=MUTED,
+    )
     by_order.set_ylabel("area under artifacts, %", fontsize=9, color=MUTED)
     for axes, name, part in ((by_row, "row", slice(0, -2)), (by_column, "column", slice(-2, None))):
         plain(axes)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import tifffile
 from numpy.typing import NDArray
 
 from artseg_models.errors import ArtSegError
@@ -49,6 +52,8 @@ class Field:
         Why it could not be segmented.
     unlike : float
         Distance from the training images (`artseg_models.likeness`); NaN where it was not measured.
+    taken : datetime or None
+        When the image was taken, as its file says.
     """
 
     plate: str
@@ -61,6 +66,7 @@ class Field:
     mask: Path | None = None
     error: str = ""
     unlike: float = math.nan
+    taken: datetime | None = None
 
     @property
     def key(self) -> Key:
@@ -335,6 +341,22 @@ def without_artifacts(measured: Measured, fields: Sequence[Field]) -> Measured:
         nearest = np.clip(np.nan_to_num(np.rint(centres)).astype(np.int64), 0, np.array(mask.shape) - 1)
         kept[rows] = ~mask[nearest[:, 0], nearest[:, 1]]
     return replace(measured, objects=measured.objects[kept])
+
+
+def with_times(plate: Plate) -> Plate:
+    """Read when the images were taken; nothing changes unless every file says so (tag DateTime of TIFF)."""
+    taken = [None if one.image is None else _time_of(one.image) for one in plate.fields]
+    if any(time is None for time in taken):
+        return plate
+    fields = [replace(one, taken=time) for one, time in zip(plate.fields, taken, strict=True)]
+    return replace(plate, fields=tuple(fields))
+
+
+def _time_of(path: Path) -> datetime | None:
+    with contextlib.suppress(OSError, ValueError, tifffile.TiffFileError), tifffile.TiffFile(path) as opened:
+        tag: Any = opened.pages.first.tags.get("DateTime")
+        return None if tag is None else datetime.strptime(str(tag.value).strip(), "%Y:%m:%d %H:%M:%S")
+    return None
 
 
 def read_plate(

@@ -6,11 +6,14 @@ import math
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
@@ -18,7 +21,8 @@ from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 from artseg_models.images import write_image
 from artseg_models.plates.effects import most_changed, unlike_fields, well_effects, with_likeness, worst_fields
-from artseg_models.plates.tables import COUNT, place_of, read_plate
+from artseg_models.plates.figures import drift_figure
+from artseg_models.plates.tables import COUNT, place_of, read_plate, with_times
 
 SIDE = 64
 WELLS = tuple(f"{row}{column:02d}" for row in "AB" for column in range(1, 5))
@@ -188,6 +192,22 @@ def test_a_field_of_another_kind_stands_out(segmented: Path) -> None:
     clean = [one.unlike for one in plate.fields if one.contaminated == 0 and one.name != "B04_s2_brightfield"]
     assert max(clean) < unlike_fields(plate)[0].unlike / 3
     assert not any(math.isnan(one.unlike) for one in plate.fields)
+
+
+def test_fields_are_drawn_over_time_where_every_file_has_one(segmented: Path, tmp_path: Path) -> None:
+    plate = read_plate(segmented)
+    assert all(one.taken is None for one in with_times(plate).fields)
+    stamped = []
+    for at, one in enumerate(plate.fields):
+        image = tmp_path / f"{one.name}.tiff"
+        tifffile.imwrite(image, np.zeros((8, 8), np.uint8), datetime=f"2026:01:02 03:{59 - at:02d}:00")
+        stamped.append(replace(one, image=image))
+    timed = with_times(replace(plate, fields=tuple(stamped)))
+    assert timed.fields[0].taken == datetime(2026, 1, 2, 3, 59)
+    axes = drift_figure(timed.fields).axes[0]
+    assert "minutes" in axes.get_xlabel()
+    # the last of the table was taken first
+    assert axes.collections[0].get_offsets()[0].tolist() == [0, 100 * timed.fields[-1].contaminated]
 
 
 def test_the_page_reads_on_screen_and_on_paper(segmented: Path, tmp_path: Path, chromium: Browser) -> None:
