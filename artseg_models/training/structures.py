@@ -234,9 +234,7 @@ def apart(labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     return (labels > 0) & ~(borders & ~outer)
 
 
-def learned_labels(
-    labels: NDArray[np.integer[Any]], covered: NDArray[np.bool_], *, binning: int
-) -> NDArray[np.int8]:
+def learned_labels(labels: NDArray[np.integer[Any]], covered: NDArray[np.bool_], *, binning: int) -> NDArray[np.int8]:
     """Make pixel labels at working resolution: 1 in structures, 0 outside, `IGNORED` under artifacts.
 
     Parameters

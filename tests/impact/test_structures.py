@@ -51,7 +51,9 @@ def test_pixels_under_artifacts_are_not_learned_from() -> None:
         [0, 0, 0, IGNORED, IGNORED, IGNORED],
     ]
     other = np.where(covered, 7, labels)
-    np.testing.assert_array_equal(learned_labels(np.where(covered, 0, labels), covered, binning=2)[:, :2], learned[:, :2])
+    np.testing.assert_array_equal(
+        learned_labels(np.where(covered, 0, labels), covered, binning=2)[:, :2], learned[:, :2]
+    )
     assert (learned_labels(other, covered, binning=2)[learned == IGNORED] == IGNORED).all()
 
 
