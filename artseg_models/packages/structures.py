@@ -19,7 +19,7 @@ from artseg_models.files import whole_files
 from artseg_models.images import read_image
 from artseg_models.networks import unet
 from artseg_models.packages.cards import metrics_table, stated
-from artseg_models.packages.check import check_description
+from artseg_models.packages.check import check_description, quiet_zoo
 from artseg_models.packages.draft import (
     TEST_SIDE,
     Draft,
@@ -33,6 +33,7 @@ from artseg_models.packages.draft import (
 from artseg_models.packages.export import pack_folder, slug_of
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
 from artseg_models.packages.kinds import compared_shapes
+from artseg_models.packages.maintainer import known_maintainer
 from artseg_models.packages.pictures import draw_cover
 from artseg_models.packages.rdf import load_yaml
 from artseg_models.packages.weights import TOLERANCE, write_weights
@@ -82,20 +83,19 @@ def export_structure(
     slug = slug_of(name if name is not None else str(result["name"]))
     with tempfile.TemporaryDirectory(prefix="artseg-export-") as temporary:
         folder = Path(temporary)
-        draft = _draft(run, network, result, folder, slug, version, author, maintainer, licence)
+        named = maintainer if maintainer is not None else known_maintainer()
+        draft = _draft(run, network, result, folder, slug, version, author, named or None, licence)
         formats = (newest_format(), OLDER_FORMAT)
-        for format_version in formats:
-            draft.describe(format_version)
-            checked = check_description(folder)
-            if checked.outcome != "passed":
-                raise ArtSegError(
-                    f"The package of {structure} would not be valid in the Model Zoo: {checked.detail}. Nothing was "
-                    "written; check the options given."
-                )
         paths = [out / archive_name(slug, structure, format_version) for format_version in formats]
-        with whole_files(paths) as unfinished:
+        with whole_files(paths) as unfinished, quiet_zoo():
             for format_version, path in zip(formats, unfinished, strict=True):
                 draft.describe(format_version)
+                checked = check_description(folder)
+                if checked.outcome != "passed":
+                    raise ArtSegError(
+                        f"The package of {structure} would not be valid in the Model Zoo: {checked.detail}. Nothing "
+                        "was written; check the options given."
+                    )
                 pack_folder(folder, path)
     for path in paths:
         logger.info("Wrote %s (%.1f MB)", path, path.stat().st_size / 1e6)
