@@ -95,6 +95,64 @@ class OnnxBackend:
         self._session = None
 
 
+class OpenVinoBackend:
+    """Runs an ONNX file on the CPU by OpenVINO.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    precision : {"fp32", "bf16"}
+        What convolutions compute in; outputs are float32.
+
+    Raises
+    ------
+    ArtSegError
+        OpenVINO is not installed, does not know an operation of the network, or this processor has no bf16.
+    """
+
+    def __init__(self, path: Path, *, precision: str = "fp32") -> None:
+        _require_own_files(path)
+        self._path = path
+        self._precision = precision
+        self._compiled = self._compile()
+
+    def _compile(self) -> Any:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ArtSegError(
+                "Expected OpenVINO for this engine, but it is not installed here. Install it (`pip install openvino`), "
+                "or choose the engine auto."
+            ) from error
+        library: Any = openvino
+        path, hint = self._path, {"fp32": "f32", "bf16": "bf16"}[self._precision]
+        core = library.Core()
+        if self._precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            # asked for it, OpenVINO would silently compute in fp32
+            raise ArtSegError("This processor does not compute in bf16. Choose the engine auto or openvino.")
+        try:
+            return core.compile_model(
+                core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+            )
+        except RuntimeError as error:
+            raise ArtSegError(
+                f"The weights {path.name} could not be loaded by OpenVINO {library.__version__}: {_one_line(error)} "
+                "Choose the engine onnxruntime, or use another package."
+            ) from error
+
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the network."""
+        if self._compiled is None:
+            self._compiled = self._compile()
+        # a copy: what OpenVINO gives is overwritten by the next image
+        return np.array(self._compiled(image)[0], dtype=np.float32)
+
+    def release(self) -> None:
+        """Drop the compiled network until the next image, with the buffers that it keeps."""
+        self._compiled = None
+
+
 def _require_own_files(path: Path) -> None:
     """Refuse an ONNX file that keeps weights outside its folder: older versions of ONNX Runtime would read them."""
     if b"location" not in path.read_bytes():  # the key that names such a file

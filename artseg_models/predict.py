@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import logging
 import math
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from skimage.measure import label  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models import __version__
-from artseg_models.backends import OnnxBackend, load_state_dict, load_torchscript
+from artseg_models.backends import Backend, OnnxBackend, load_state_dict, load_torchscript
+from artseg_models.engines import ENVIRONMENT_VARIABLE, choose_engine, open_engine
 from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256
 from artseg_models.images import check_pixels
@@ -93,6 +95,7 @@ class Audit:
     smallest_artifact_px: int
     gate_threshold: float | None
     device: str
+    engine: str
     artseg_version: str
 
     def line(self) -> str:
@@ -133,6 +136,8 @@ class Prediction:
         (y, x) bool, False where the input was masked: neither artifact nor clean. None: all pixels count.
     device : str
         Where the network ran.
+    engine : str
+        What computed it: "onnxruntime", "openvino", "openvino-bf16" or "torch".
     tiles : int
         In how many pieces the image was predicted; 1: whole.
     seconds : float
@@ -150,6 +155,7 @@ class Prediction:
     gate_threshold: float | None
     valid: NDArray[np.bool_] | None
     device: str
+    engine: str
     tiles: int
     seconds: float
     note: str | None = None
@@ -187,6 +193,7 @@ class Prediction:
             smallest_artifact_px=self.smallest_artifact_px,
             gate_threshold=self.gate_threshold,
             device=self.device,
+            engine=self.engine,
             artseg_version=__version__,
         )
 
@@ -238,8 +245,8 @@ class ImageMap:
         Probability that the image holds an artifact; None for a model without classifier.
     tiles : int
         In how many pieces the image was predicted.
-    device : str or None
-        Where, if not on the predictor's device.
+    device, engine : str or None
+        Where and by what, if not as the predictor says.
     note : str or None
         What had to be done otherwise because memory did not suffice.
     """
@@ -248,6 +255,7 @@ class ImageMap:
     image_probability: float | None
     tiles: int = 1
     device: str | None = None
+    engine: str | None = None
     note: str | None = None
 
 
@@ -264,6 +272,9 @@ class ImagePredictor(ABC):
     ArtSegError
         The device is not there.
     """
+
+    #: what computes the networks
+    engine: str = "torch"
 
     def __init__(self, device: str) -> None:
         self.device = resolve_device(device)
@@ -361,6 +372,7 @@ class ImagePredictor(ABC):
             gate_threshold=threshold if gated else None,
             valid=valid,
             device=found.device or self.device,
+            engine=found.engine or self.engine,
             tiles=found.tiles,
             seconds=time.perf_counter() - started,
             note=found.note,
@@ -382,6 +394,10 @@ class Predictor(ImagePredictor):
         From `artseg_models.packages.read.read_package`.
     device : {"auto", "cuda", "mps", "cpu"}
         Where the U-Net runs; "auto" takes a GPU where there is one. The classifier of the gate runs on the CPU.
+    engine : {"auto", "onnxruntime", "openvino", "openvino-bf16", "torch"}, optional
+        What computes the U-Net on the CPU. "auto" takes the fastest of those that are installed and exact enough, by a
+        short measurement on first use (`artseg_models.engines.choose_engine`); a GPU always takes "torch". By default
+        the environment variable ARTSEG_ENGINE or, without it, "auto".
     trust : bool
         Where the package has no other weights that run on the device, take its state dict, which runs its author's
         Python.
@@ -404,6 +420,7 @@ class Predictor(ImagePredictor):
         package: Package,
         *,
         device: str = "auto",
+        engine: str | None = None,
         trust: bool = False,
         whole_px: int = WHOLE_PX,
         tile_px: int = TILE_PX,
@@ -416,16 +433,7 @@ class Predictor(ImagePredictor):
         # tiles must lie on the network's pooling grid, or they would see the image through another raster
         self._unit = math.lcm(_POOLING * package.binning, max(package.y.step, 1), max(package.x.step, 1))
         self._halo = _up(halo_px * package.binning, self._unit)
-        weights = package.weights
-        if self.device == "cpu" and "onnx" in weights:
-            self.weight_format, self._segment = "onnx", OnnxBackend(weights["onnx"])
-        elif "torchscript" in weights:
-            self.weight_format, self._segment = "torchscript", load_torchscript(weights["torchscript"], self.device)
-        elif trust and package.architecture is not None:
-            self.weight_format = "pytorch_state_dict"
-            self._segment = load_state_dict(package.architecture, weights["pytorch_state_dict"], self.device)
-        else:
-            raise _not_runnable(package)
+        self.weight_format, self.engine, self._segment = self._load(engine, trust=trust)
         self._classify = OnnxBackend(package.classifier) if package.classifier else None
         self._trust = trust
         self._on_cpu: Predictor | None = None
@@ -439,6 +447,27 @@ class Predictor(ImagePredictor):
     def target(self) -> str:
         """As the package states."""
         return self.package.target
+
+    def _load(self, engine: str | None, *, trust: bool) -> tuple[str, str, Backend]:
+        """Give the weight format, the engine, and the network that runs."""
+        package, weights = self.package, self.package.weights
+        named = engine not in (None, "auto")
+        if self.device == "cpu" and (named or "onnx" in weights):
+            chosen = engine or os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+            if chosen == "auto":
+                chosen = choose_engine(package)
+            return "torchscript" if chosen == "torch" else "onnx", chosen, open_engine(chosen, package)
+        if named and engine != "torch":
+            raise ArtSegError(
+                f"The engine {engine} computes on the processor, but the device is {self.device}. Choose the device "
+                "cpu, or the engine auto."
+            )
+        if "torchscript" in weights:
+            return "torchscript", "torch", load_torchscript(weights["torchscript"], self.device)
+        if trust and package.architecture is not None:
+            network = load_state_dict(package.architecture, weights["pytorch_state_dict"], self.device)
+            return "pytorch_state_dict", "torch", network
+        raise _not_runnable(package)
 
     def _map(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
@@ -455,11 +484,12 @@ class Predictor(ImagePredictor):
             piece = "whole" if tile_px is None else f"in tiles of {tile_px} x {tile_px} binned pixels"
             try:
                 if tile_px is None:
-                    return ImageMap(
-                        self._whole(image, source), None, 1, self.device, _told(too_large, self.device, piece)
-                    )
-                probability, count = self._tiled(image, source, tile_px)
-                return ImageMap(probability, None, count, self.device, _told(too_large, self.device, piece))
+                    probability, count = self._whole(image, source), 1
+                else:
+                    probability, count = self._tiled(image, source, tile_px)
+                return ImageMap(
+                    probability, None, count, self.device, self.engine, _told(too_large, self.device, piece)
+                )
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -8,9 +8,11 @@ import json
 import logging
 import textwrap
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,7 @@ COLUMNS: tuple[str, ...] = (
     "model_sha256",
     "artseg_version",
     "device",
+    "engine",
     "tiles",
     "seconds",
     "error",
@@ -146,41 +149,67 @@ def segment_images(
     stems = unique_stems(images)
     rows: list[dict[str, object]] = []
     failed: list[tuple[Path, str]] = []
-    for path, stem in track(zip(images, stems, strict=True), "Segmenting", len(images)):
+
+    def read(path: Path) -> BrightfieldImage:
+        return read_image(path, plane=plane, pixel_size_um=pixel_size_um)
+
+    def predict(image: BrightfieldImage) -> Prediction:
+        return predictor.predict(
+            image.pixels,
+            cutoff=cutoff,
+            smallest_artifact_px=_in_pixels(smallest_artifact_um2, image)
+            if smallest_artifact_um2 is not None
+            else smallest_artifact_px,
+            gate=gate,
+            gate_threshold=gate_threshold,
+            pixel_size_um=image.pixel_size_um,
+            source=str(image.path),
+        )
+
+    def write(stem: str, image: BrightfieldImage, found: Prediction) -> dict[str, object]:
+        _write(
+            out / stem,
+            image,
+            found,
+            predictor.model,
+            target=predictor.target,
+            overlay=overlay,
+            geojson=geojson,
+            filled=filled,
+            plane=plane,
+        )
+        return _row(image, found, predictor.model, predictor.target)
+
+    def note(path: Path, row: Callable[[], dict[str, object]]) -> None:
         try:
-            image = read_image(path, plane=plane, pixel_size_um=pixel_size_um)
-            found = predictor.predict(
-                image.pixels,
-                cutoff=cutoff,
-                smallest_artifact_px=_in_pixels(smallest_artifact_um2, image)
-                if smallest_artifact_um2 is not None
-                else smallest_artifact_px,
-                gate=gate,
-                gate_threshold=gate_threshold,
-                pixel_size_um=image.pixel_size_um,
-                source=str(path),
-            )
-            _write(
-                out / stem,
-                image,
-                found,
-                predictor.model,
-                target=predictor.target,
-                overlay=overlay,
-                geojson=geojson,
-                filled=filled,
-                plane=plane,
-            )
+            rows.append(row())
         except ArtSegError as error:
             logger.debug("%s", error)  # told at the end
             failed.append((path, str(error)))
             rows.append({"image": str(path), "error": str(error)})
-        else:
-            rows.append(_row(image, found, predictor.model, predictor.target))
+
+    # the next image is read, and the last one written, while the network works on this one
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reading = reader.submit(read, images[0]) if images else None
+        unnoted: tuple[Path, Callable[[], dict[str, object]]] | None = None
+        for number, (path, stem) in enumerate(track(zip(images, stems, strict=True), "Segmenting", len(images)), 1):
+            image_read = cast("Future[BrightfieldImage]", reading)
+            reading = reader.submit(read, images[number]) if number < len(images) else None
+            row: Callable[[], dict[str, object]]
+            try:
+                image = image_read.result()
+                row = writer.submit(write, stem, image, predict(image)).result
+            except ArtSegError as error:
+                row = partial(_raise, error)
+            if unnoted is not None:  # waits for the one before: no more than one image is being written
+                note(*unnoted)
+            unnoted = (path, row)
+        if unnoted is not None:
+            note(*unnoted)
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    lines = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
     try:
         write_text(out / "segmentation.csv", table.getvalue())
     except ArtSegError as error:
@@ -188,6 +217,10 @@ def segment_images(
             f"{error} Before that, {len(failed)} of {len(images)} images could not be segmented."
         ) from error
     return Segmented(table=out / "segmentation.csv", done=len(images) - len(failed), failed=tuple(failed))
+
+
+def _raise(error: ArtSegError) -> dict[str, object]:
+    raise error
 
 
 def unique_stems(images: Sequence[Path]) -> list[str]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# one engine for all tests, and for the programs they start: which one is fastest on tiny networks is chance
+os.environ.setdefault("ARTSEG_ENGINE", "onnxruntime")
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -84,3 +84,66 @@ def benchmark_methods(
     for count in images or [50, 500]:
         table.add_row(str(count), f"{padim_peak_mib(count, side=side):.0f} MiB")
     console.print(table, highlight=False)
+
+
+@benchmark_app.command("prediction")
+def benchmark_prediction(
+    model: Annotated[Path, typer.Argument(exists=True, help="A model package: zip file or folder.")],
+    side: Annotated[int, typer.Option(min=64, help="Height and width of the images, in pixels.")] = 1080,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each engine runs; the fastest counts.")] = 3,
+    areas: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--area", min=1, help="Also images of so many times the area: 1, 4, 16, 64; repeat. Default: 1, 4, 16."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, help="Image files for the way from file to mask.")] = 10,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Compare engines on this processor, and measure how time and memory grow with the area of an image.
+
+    Engines take turns on the same image, so their ratios hold even on a busy computer. The first engine is PyTorch in
+    fp32 as it comes. Images are noise: time does not depend on what they show.
+    """
+    from artseg_models.benchmark.prediction import compare_engines, measure_from_file_to_mask, measure_growth
+    from artseg_models.files import write_json
+
+    chosen, times = compare_engines(model, side=side, rounds=rounds)
+    table = Table("engine", f"{side} x {side} pixels", "against torch", "")
+    for found in times:
+        ratio = f"{times[0].seconds / found.seconds:.1f}x" if times[0].refused is None else ""
+        table.add_row(
+            found.engine,
+            f"{1000 * found.seconds:.0f} ms" if found.refused is None else "not used",
+            ratio if found.refused is None else "",
+            found.refused or ("taken by auto" if found.engine == chosen else ""),
+        )
+    console.print(table, highlight=False)
+    grown = measure_growth(model, areas or [1, 4, 16], side=side)
+    sizes = Table("image", "seconds", "megapixels a second", "peak memory", "tiles")
+    for growth in grown:
+        sizes.add_row(
+            f"{growth.side} x {growth.side}",
+            f"{growth.seconds:.2f}",
+            f"{growth.megapixels_per_second:.2f}",
+            f"{growth.peak_mib:.0f} MiB",
+            str(growth.tiles),
+        )
+    console.print(sizes, highlight=False)
+    whole = measure_from_file_to_mask(model, images=images, side=side)
+    console.print(
+        f"From {whole.images} files to masks: {whole.seconds:.2f} s; the network alone {whole.network_seconds:.2f} s: "
+        f"{100 * whole.share:.0f} % of its throughput",
+        highlight=False,
+    )
+    if out is not None:
+        write_json(
+            out,
+            {
+                "engine": chosen,
+                "engines": {found.engine: found.seconds for found in times if found.refused is None},
+                "growth": [vars(growth) for growth in grown],
+                "from_file_to_mask": vars(whole),
+            },
+        )
+        console.print(f"Wrote {out}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
+from artseg_models.cli.terminal import DEVICE_HELP, ENGINE_HELP, Device, Engine, app, console
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def segment(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, maps and segmentation.csv.")],
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
+    engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP, show_default=False)] = None,
     cutoff: Annotated[
         float | None,
         typer.Option(
@@ -95,7 +96,7 @@ def segment(
     if trust:
         _tell_what_is_trusted(read_package(model))
     done = segment_images(
-        open_model(model, device=device, trust=trust),
+        open_model(model, device=device, engine=engine, trust=trust),
         images_of(images),
         out,
         cutoff=cutoff,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.methods.runs import FinishedRun, read_finished_run
@@ -68,7 +69,7 @@ class RunPredictor(ImagePredictor):
         return ImageMap(found.map, found.image_probability)
 
 
-def open_model(path: Path, *, device: str = "auto", trust: bool = False) -> ImagePredictor:
+def open_model(path: Path, *, device: str = "auto", engine: str | None = None, trust: bool = False) -> ImagePredictor:
     """Open a model: a package (zip file or folder) or the run folder of a training.
 
     Parameters
@@ -77,17 +78,24 @@ def open_model(path: Path, *, device: str = "auto", trust: bool = False) -> Imag
         The model.
     device : {"auto", "cuda", "mps", "cpu"}
         Where networks run.
+    engine : str, optional
+        As in `Predictor`; a run folder always computes with PyTorch.
     trust : bool
         As in `Predictor`, for a package that has nothing but a state dict.
 
     Raises
     ------
     ArtSegError
-        It is missing or damaged, or the device is not there.
+        It is missing or damaged, or the device or the engine is not there.
     """
     if (path / "configuration.json").is_file():
+        if engine not in (None, "auto", "torch"):
+            raise ArtSegError(
+                f"Expected a package for the engine {engine}, but {path} is the folder of a training, which computes "
+                "with PyTorch. Name the package in its folder packages, or leave the engine out."
+            )
         return RunPredictor(path, device=device)
-    return Predictor(read_package(path), device=device, trust=trust)
+    return Predictor(read_package(path), device=device, engine=engine, trust=trust)
 
 
 def _model_of(run: FinishedRun) -> RunModel:

@@ -247,6 +247,8 @@ def write_draft(
             **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "bioimageio.core", "bioimageio.spec")},
         },
     }
+    if kind == "unet" and shared.failures.bf16_iou_cost is not None:
+        config["artseg"]["iou_cost"] = {"bf16": float(f"{shared.failures.bf16_iou_cost:.3g}")}
     if kind != "classifier" and shared.halo is not None:
         config["artseg"]["halo_effect"] = {
             name: float(f"{value:.3g}")

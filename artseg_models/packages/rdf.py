@@ -119,6 +119,7 @@ class ArtSegConfig(_Part):
     validation: Mapping[str, Any] = Field(default_factory=dict)
     # mean and standard deviation over training images, see `artseg_models.likeness`
     image_features: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
+    iou_cost: Mapping[str, float] = Field(default_factory=dict)
     artseg_version: str | None = None
 
 

@@ -134,6 +134,8 @@ class Package:
         What happens before and after the network.
     description, licence, authors, cite, tags, documentation, covers
         For showing the model; documentation is Markdown.
+    iou_cost : mapping of str to float
+        By precision ('bf16'), at most how much IoU it costs on validation images against fp32; empty where not stated.
     training, scorecam, validation : mapping
         What ArtSeg stated about how the model came to be; empty in packages of others.
     image_features : mapping
@@ -173,6 +175,7 @@ class Package:
     tags: tuple[str, ...]
     documentation: str
     covers: tuple[Path, ...]
+    iou_cost: Mapping[str, float]
     training: Mapping[str, Any]
     scorecam: Mapping[str, Any]
     validation: Mapping[str, Any]
@@ -447,6 +450,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         tags=described.tags,
         documentation=_documentation(folder, described, source=source),
         covers=tuple(_inside(folder, cover, source=source) for cover in described.covers if not _is_web_address(cover)),
+        iou_cost=config.iou_cost if config else {},
         training=config.training if config else {},
         scorecam=config.scorecam if config else {},
         validation=config.validation if config else {},

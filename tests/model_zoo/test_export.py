@@ -34,7 +34,7 @@ from artseg_models.packages.halo import halo_effect
 from artseg_models.packages.rdf import load_yaml
 from artseg_models.packages.read import read_package
 from artseg_models.packages.run import read_run
-from artseg_models.predict import Predictor
+from artseg_models.predict import Predictor, artifact_objects
 
 KINDS = ("classifier", "unet", "combined")
 FORMATS = ("pytorch_state_dict", "torchscript", "onnx")
@@ -327,6 +327,32 @@ def test_cards_show_failures_in_pictures(full: dict[str, Path], tmp_path: Path) 
     assert {entry["source"] for entry in attached} == {"classifier.onnx", "failures.png"}
     looked_at = description(full["unet"])["config"]["artseg"]["validation"]["looked_at_for_failures"]
     assert looked_at == {"images": 2, "of": 2, "wrong_clean": 1, "wrong_artifact": 1}
+
+
+def test_what_bf16_costs_on_the_validation_images_is_stated(
+    full: dict[str, Path], full_run: Path, networks: dict[str, torch.nn.Module]
+) -> None:
+    """As 1 - IoU of both masks, of the one image that the gate lets pass."""
+    stated = description(full["unet"])["config"]["artseg"]["iou_cost"]["bf16"]
+    pixels = tifffile.imread(full_run.parent / "marked.tif").astype(np.float64)
+    given = torch.as_tensor((pixels - pixels.mean()) / pixels.std(), dtype=torch.float32)[None, None]
+    result = json.loads((full_run / "result.json").read_text())
+    with torch.no_grad():
+        maps = [networks["unet"](given)]
+        with torch.autocast("cpu", torch.bfloat16):
+            maps.append(networks["unet"](given))
+    exact, rounded = (
+        artifact_objects(
+            found[0, 0].float().numpy(),
+            cutoff=result["cutoff"],
+            smallest_artifact_px=result["smallest_artifact_px"],
+        )
+        > 0
+        for found in maps
+    )
+    assert exact.any()
+    assert stated == pytest.approx(1 - (exact & rounded).sum() / (exact | rounded).sum(), abs=0.003)
+    assert "iou_cost" not in description(full["classifier"])["config"]["artseg"]
 
 
 def test_what_a_training_cost_and_was_set_to_travels_along(full: dict[str, Path]) -> None:

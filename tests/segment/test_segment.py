@@ -92,6 +92,7 @@ def test_every_output_says_which_model_made_it(predictor, batch, tmp_path):
         "cutoff": 0.3,
         "smallest_artifact_px": 25,
         "device": "cpu",
+        "engine": "onnxruntime",
         "artseg_version": __version__,
     }
     for name in ("artifacts", "probability"):

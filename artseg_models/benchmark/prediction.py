@@ -1,0 +1,146 @@
+"""Speed and memory of prediction: engines side by side, growth with the area, and the whole way from file to mask."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from artseg_models.engines import EngineTime, choose_engine, time_engines
+from artseg_models.errors import ArtSegError
+from artseg_models.memory import peak_mib
+from artseg_models.packages.read import Package, read_package
+from artseg_models.predict import Predictor
+from artseg_models.segment import segment_images
+
+ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an image of a certain size costs, in a process of its own.
+
+    Attributes
+    ----------
+    side : int
+        Height and width in pixels.
+    seconds : float
+        Of the faster of two predictions.
+    peak_mib : float
+        The largest resident memory of the process.
+    tiles : int
+        In how many pieces the image was predicted.
+    """
+
+    side: int
+    seconds: float
+    peak_mib: float
+    tiles: int
+
+    @property
+    def megapixels_per_second(self) -> float:
+        """Speed by area."""
+        return self.side**2 / 1e6 / self.seconds
+
+
+@dataclass(frozen=True)
+class FromFileToMask:
+    """How the way from image files to written masks compares with the network alone.
+
+    Attributes
+    ----------
+    images : int
+        How many.
+    seconds : float
+        For all of them, reading and writing included.
+    network_seconds : float
+        Gate and U-Net alone, on the same images.
+    """
+
+    images: int
+    seconds: float
+    network_seconds: float
+
+    @property
+    def share(self) -> float:
+        """Throughput relative to the network's own."""
+        return self.network_seconds / self.seconds
+
+
+def compare_engines(model: Path, *, side: int = 1080, rounds: int = 3) -> tuple[str, list[EngineTime]]:
+    """Time all engines on the processor, in turns; say also which one "auto" takes.
+
+    Parameters
+    ----------
+    model : Path
+        Package with ONNX and TorchScript weights.
+    side : int
+        Height and width of the image, in pixels.
+    rounds : int
+        How often each engine runs after a first time; the fastest counts.
+
+    Returns
+    -------
+    str
+        The engine that "auto" takes here.
+    list of EngineTime
+        PyTorch's eager fp32 first, which the ratios of the README refer to.
+    """
+    package = read_package(model)
+    return choose_engine(package), time_engines(package, ENGINES, side=side, rounds=rounds)
+
+
+def measure_growth(model: Path, areas: Sequence[int] = (1, 4, 16), *, side: int = 1080) -> list[Growth]:
+    """Predict images of so many times the area of a square of `side` pixels, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    found: list[Growth] = []
+    for area in areas:
+        root = int(np.sqrt(area))
+        if root**2 != area:
+            raise ArtSegError(f"Expected areas that are squares (1, 4, 16, 64), got {area}.")
+        with context.Pool(1) as pool:
+            found.append(pool.apply(_predict_one, (model, side * root)))
+    return found
+
+
+def _predict_one(model: Path, side: int) -> Growth:
+    predictor = Predictor(read_package(model), device="cpu")
+    seconds: list[float] = []
+    tiles = 1
+    pixels = _noise(side)
+    for _ in range(2):
+        started = time.perf_counter()
+        tiles = predictor.predict(pixels, gate=False).tiles
+        seconds.append(time.perf_counter() - started)
+    return Growth(side, min(seconds), peak_mib(), tiles)
+
+
+def measure_from_file_to_mask(model: Path, *, images: int = 10, side: int = 1080) -> FromFileToMask:
+    """Segment image files (16-bit TIFF, compressed) and compare with the network alone on the same images."""
+    package: Package = read_package(model)
+    predictor = Predictor(package, device="cpu")
+    with tempfile.TemporaryDirectory(prefix="artseg-benchmark-") as temporary:
+        folder = Path(temporary)
+        paths = [folder / f"{number:03d}.tif" for number in range(images)]
+        for number, path in enumerate(paths):
+            tifffile.imwrite(path, _noise(side, seed=number), compression="zlib")
+        given: list[NDArray[Any]] = [tifffile.imread(path) for path in paths]
+        predictor.predict(given[0])
+        started = time.perf_counter()
+        for pixels in given:
+            predictor.predict(pixels)
+        between = time.perf_counter()
+        segment_images(predictor, paths, folder / "out")
+        return FromFileToMask(images, time.perf_counter() - between, between - started)
+
+
+def _noise(side: int, seed: int = 0) -> NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(1000, 3000, (side, side), dtype=np.uint16)
