@@ -72,7 +72,11 @@ def affinity(
     ] = None,
     cells: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="With --images: folder with label maps A01_s1_cells.tiff."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="With --images: folder with label maps, A01_s1_cells.tiff or A01_s1_brightfield_cells.tif.",
+        ),
     ] = None,
     masks: Annotated[
         list[str] | None,
@@ -288,8 +292,8 @@ def chain(
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     table = Table(title="The model's masks against the true ones", title_justify="left")
-    for name in ("", "found", "wanted", "met", "paper (other images)"):
-        table.add_column(name, justify="right" if name else "left")
+    for name in ("", "found", "wanted", "met", "paper, other images"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
     for goal in read_goals(out):
         bound = f"{'at most' if goal.at_most else 'at least'} {goal.wanted:g}"
         table.add_row(goal.name, f"{goal.found:.3f}", bound, "yes" if goal.met else "no", f"{goal.paper:g}")
@@ -342,7 +346,7 @@ def show_nuclei(scores: Sequence[NucleiScore]) -> None:
 
     table = Table(title="In brackets: the paper, other images", title_justify="left")
     for name in ("nuclei", "pixel F1", "object F1", "size, px", "solidity", "found/true"):
-        table.add_column(name, justify="left" if name == "nuclei" else "right")
+        table.add_column(name, justify="left" if name == "nuclei" else "right", no_wrap=name == "nuclei")
     for row in summarise(scores).to_dict("records"):
         cells: list[str] = []
         for name, form in (("pixel_f1", ".3f"), ("object_f1", ".3f"), ("area_px", ".0f"), ("solidity", ".3f")):

@@ -450,22 +450,22 @@ def read_goals(out: Path) -> list[Goal]:
     return [
         *(
             Goal(
-                f"nuclei from {source}: {score} F1, model's masks against true ones",
+                f"nuclei, {source}: {score} F1 apart",
                 apart(table, f"{score}_f1", *pair),
                 0.01,
                 True,
                 paper,
             )
             for source, table, pair in (
-                ("the stain", "nuclei", removed),
+                ("stain", "nuclei", removed),
                 ("masked stain", "nuclei", masked),
                 ("brightfield", "nuclei_brightfield", removed),
             )
             for score, paper in (("pixel", 0.0), ("object", 0.01))
         ),
-        Goal("mean absolute log IC50 difference", affinity("mean_absolute_log_ic50_difference"), 0.05, True, 0.16),
+        Goal("log IC50 apart, mean", affinity("mean_absolute_log_ic50_difference"), 0.05, True, 0.16),
         Goal("Pearson r of wells", affinity("pearson_r"), 0.99, False, 0.98),
-        Goal("R2 difference", apart("affinity", "mean_r2", "model", "true"), 0.01, True, 0.03),
+        Goal("R2 apart", apart("affinity", "mean_r2", "model", "true"), 0.01, True, 0.03),
     ]
 
 

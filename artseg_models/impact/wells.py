@@ -299,7 +299,8 @@ def measure_images(
         then `cells` and `masks` hold a folder a plate too, under the same names, and where that has a folder `truth`
         (a simulated plate), it is taken from there.
     cells : Path
-        Folder with FIELD_cells.tiff: label maps, 0 = background.
+        Folder with FIELD_cells.tiff, or FIELD_brightfield_cells.tif as `artseg segment` writes with a package of cells:
+        label maps, 0 = background.
     masks : Path, optional
         Folder with FIELD_artifacts.tiff or FIELD_brightfield_artifacts.tiff: above 0 = artifact. Their pixels count
         neither as cell nor as background. A field without a mask is an error, a clean field has an empty mask.
@@ -352,7 +353,7 @@ def measure_images(
                 f"Expected names such as A01_s1_{channel}.tiff, from which the well can be read, got {path.name}."
             )
         pixels = read_image(path).pixels
-        inside = _beside(of_cells, field, ("cells",), pixels.shape) > 0
+        inside = _beside(of_cells, field, ("cells", "brightfield_cells"), pixels.shape) > 0
         kept = np.ones(pixels.shape, dtype=np.bool_)
         if of_masks is not None:
             kept = _beside(of_masks, field, ("artifacts", "brightfield_artifacts"), pixels.shape) == 0

@@ -112,7 +112,7 @@ def read_pairs(
 
 
 def zooms_figure(pairs: Sequence[Pair]) -> Figure:
-    """Draw each field between a zoom of an artifact-free and one of an artifactual area.
+    """Draw each field with a zoom of an artifact-free (violet) and one of an artifactual area (red) beside it.
 
     Found nuclei are filled in dark red, true ones outlined in yellowish white, artifacts outlined in white.
     """
@@ -122,11 +122,14 @@ def zooms_figure(pairs: Sequence[Pair]) -> Figure:
         whole: Axes = panels[row, 1]
         _show(whole, pair, None)
         whole.set_title(pair.name, loc="left", fontsize=10, color=INK)
-        for axes, spoilt, color, name, f1 in (
-            (panels[row, 0], False, _FREE_FRAME, "artifact-free", pair.f1_free),
-            (panels[row, 2], True, _SPOILT_FRAME, "artifactual", pair.f1_spoilt),
+        free, spoilt = (zoom_window(pair.truth > 0, pair.artifact, spoilt=wanted) for wanted in (False, True))
+        # each zoom on the side on which its square lies, so that their lines do not cross
+        left, right = (0, 2) if free[1].start <= spoilt[1].start else (2, 0)
+        for column, window, color, name, f1 in (
+            (left, free, _FREE_FRAME, "artifact-free", pair.f1_free),
+            (right, spoilt, _SPOILT_FRAME, "artifactual", pair.f1_spoilt),
         ):
-            window = zoom_window(pair.truth > 0, pair.artifact, spoilt=spoilt)
+            axes: Axes = panels[row, column]
             _show(axes, pair, window)
             for spine in axes.spines.values():
                 spine.set(edgecolor=color, linewidth=3)
@@ -135,12 +138,12 @@ def zooms_figure(pairs: Sequence[Pair]) -> Figure:
             corner, size = (columns.start, rows.start), (columns.stop - columns.start, rows.stop - rows.start)
             whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=2.5))
             # from the side of the frame that looks at the zoom
-            edge = columns.stop if spoilt else columns.start
+            edge = columns.stop if column == 2 else columns.start
             figure.add_artist(
                 ConnectionPatch(
                     xyA=(edge, (rows.start + rows.stop) / 2),
                     coordsA=whole.transData,
-                    xyB=(0.0 if spoilt else 1.0, 0.5),
+                    xyB=(0.0 if column == 2 else 1.0, 0.5),
                     coordsB=axes.transAxes,
                     color=color,
                     linewidth=1.2,

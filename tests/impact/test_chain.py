@@ -86,10 +86,10 @@ def test_goals_are_read_off_the_tables(tmp_path: Path) -> None:
     ).to_csv(tmp_path / "affinity" / "summary.csv", index=False)
     write_goals(tmp_path)
     table = pd.read_csv(tmp_path / "goals.csv").set_index("goal")
-    assert table.loc["mean absolute log IC50 difference", "met"] == "yes"
+    assert table.loc["log IC50 apart, mean", "met"] == "yes"
     assert table.loc["Pearson r of wells", "met"] == "no"
     assert table.loc["Pearson r of wells", "found"] == 0.98
-    assert table.loc["R2 difference", "found"] == pytest.approx(0.01)
+    assert table.loc["R2 apart", "found"] == pytest.approx(0.01)
     assert list(table["met"][:6]) == ["yes", "yes", "no", "yes", "yes", "yes"]
 
 
