@@ -26,17 +26,17 @@ KEPT, REMOVED = "kept", "removed"
 """What was done with artifacts, in tables and legends of dose-response curves."""
 
 WellKey = tuple[str, str]
-"""Plate and well."""
+"""Plate and well, or the name of a field that is in no well."""
 
 
 @dataclass(frozen=True)
 class WellEffect:
-    """One well without and with artifacts removed.
+    """One well, or a field that is in none, without and with artifacts removed.
 
     Attributes
     ----------
     plate, well : str
-        Where it is.
+        Where it is; the name of a field that is in no well.
     fields : tuple of Field
         Its fields.
     contaminated : float
@@ -62,6 +62,11 @@ class WellEffect:
         return (after - before) / before if before else math.nan
 
     @property
+    def is_well(self) -> bool:
+        """Whether its fields' names tell a well."""
+        return bool(self.fields[0].well)
+
+    @property
     def largest_change(self) -> tuple[str, float]:
         """The measure that changed most, and by how much."""
         changes = [(name, self.change(name)) for name in self.without]
@@ -80,11 +85,10 @@ class WellEffect:
 
 
 def well_effects(plate: Plate) -> list[WellEffect]:
-    """Put both measurements of every well side by side; fields whose name tells no well are left out."""
+    """Put both measurements of every well side by side; a field whose name tells no well stands for itself."""
     wells: dict[WellKey, list[Field]] = {}
     for one in plate.fields:
-        if one.well:
-            wells.setdefault((one.plate, one.well), []).append(one)
+        wells.setdefault(_well_of(one.key), []).append(one)
     sides = {"without": plate.without, "masked": plate.masked}
     values: dict[str, dict[WellKey, dict[str, float]]] = {}
     counts: dict[str, dict[WellKey, int]] = {}
@@ -106,6 +110,10 @@ def well_effects(plate: Plate) -> list[WellEffect]:
     ]
 
 
+def _well_of(key: Key) -> WellKey:
+    return key[0], key[1] or key[2]
+
+
 def _of_wells(
     measured: Measured | None, usable: Mapping[Key, float] | None
 ) -> tuple[dict[WellKey, dict[str, float]], dict[WellKey, int]]:
@@ -115,10 +123,10 @@ def _of_wells(
     counts: dict[WellKey, int] = {}
     area: dict[WellKey, float] = {}
     for key in measured.keys:
-        well = key[:2]
+        well = _well_of(key)
         counts.setdefault(well, 0)
         area[well] = area.get(well, 0.0) + (1.0 if usable is None else usable.get(key, 1.0))
-    table = measured.objects.assign(well=[key[:2] for key in measured.objects["key"]])
+    table = measured.objects.assign(well=[_well_of(key) for key in measured.objects["key"]])
     for well, rows in table.groupby("well", sort=False).indices.items():
         own: WellKey = well  # pyright: ignore[reportAssignmentType]  - pandas calls keys scalars
         counts[own] = len(rows)

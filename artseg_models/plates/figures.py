@@ -25,6 +25,8 @@ from artseg_models.segment import outlined
 
 _THUMBNAIL_PX = 460
 _MOST_MEASURES = 6
+_LONGEST_MARK = 14
+"""Longer names would run over the panel beside."""
 
 
 def thumbnail(field: Field) -> str | None:
@@ -115,9 +117,9 @@ def changes_figure(effects: Sequence[WellEffect], measures: Sequence[str]) -> Fi
                 edgecolor=INK,
                 linewidth=0.4,
             )
-            far = sorted(known, key=lambda pair: -abs(pair[2] - pair[1]))[:3]
+            far = sorted(known, key=lambda pair: -abs(pair[2] - pair[1]))[:3] if len(known) > 1 else []
             for one, before, after in far:
-                if before != after:
+                if before != after and len(one.shown) <= _LONGEST_MARK:
                     axes.annotate(
                         one.shown, (before, after), xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK
                     )

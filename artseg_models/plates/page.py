@@ -91,7 +91,7 @@ def write_plate_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "signed": signed}
+    environment.filters |= {"number": number, "percent": percent, "signed": signed, "figure": _figure}
     effects = well_effects(plate)
     compared = plate.without is not None and plate.masked is not None
     measures = list(dict.fromkeys(name for one in effects for name in one.without)) if compared else []
@@ -100,7 +100,7 @@ def write_plate_page(
     text = environment.get_template("plate.html.jinja").render(
         headline=headline(plate, effects),
         cards=cards(plate, effects),
-        maps=[(name, plate_map(plate, effects, name)) for name in plate.plates] if effects else [],
+        maps=[(name, plate_map(effects, name)) for name in plate.plates if any(_on(effects, name))],
         full=_FULL_COLOR,
         worst=[_shown(one, effects) for one in worst_fields(plate.fields)],
         drift=as_data_uri(drift_figure(plate.fields)) if len(plate.fields) > 2 else None,
@@ -144,7 +144,8 @@ def headline(plate: Plate, effects: Sequence[WellEffect]) -> str:
     one = changed[0]
     name, change = one.largest_change
     said = measure_name(name).removesuffix(" in px")
-    return f"{found} Removing artifacts changes well {one.shown} most: its {said} by {signed(change)}."
+    what = "well" if one.is_well else "field"
+    return f"{found} Removing artifacts changes {what} {one.shown} most: its {said} by {signed(change)}."
 
 
 def signed(change: float, digits: int = 0) -> str:
@@ -156,7 +157,7 @@ def cards(plate: Plate, effects: Sequence[WellEffect]) -> list[tuple[str, str, s
     """Give the key figures: name, figure, note."""
     known = [one for one in plate.fields if not math.isnan(one.contaminated)]
     mean = mean_defined(one.contaminated for one in known)
-    wells = len(effects)
+    wells = sum(one.is_well for one in effects)
     found = [
         ("Fields", f"{len(plate.fields)}", f"{wells} well{'s' * (wells != 1)}" if wells else "no wells in their names"),
         ("Area under artifacts", percent(100 * mean), "mean over all fields"),
@@ -171,13 +172,23 @@ def cards(plate: Plate, effects: Sequence[WellEffect]) -> list[tuple[str, str, s
         found.append(("Objects", f"{before} \N{RIGHTWARDS ARROW} {after}", "counted without removal, and with"))
     if effects:
         worst = max(effects, key=lambda one: -1.0 if math.isnan(one.contaminated) else one.contaminated)
-        found.append(("Worst well", worst.shown, f"{percent(100 * worst.contaminated)} of its area under artifacts"))
+        found.append(
+            (
+                "Worst well" if worst.is_well else "Worst field",
+                worst.shown,
+                f"{percent(100 * worst.contaminated)} of its area under artifacts",
+            )
+        )
     return found
 
 
-def plate_map(plate: Plate, effects: Sequence[WellEffect], name: str) -> list[list[MapCell]]:
+def _on(effects: Sequence[WellEffect], name: str) -> list[WellEffect]:
+    return [one for one in effects if one.plate == name and one.is_well]
+
+
+def plate_map(effects: Sequence[WellEffect], name: str) -> list[list[MapCell]]:
     """Lay the wells of a plate out as rows of cells, on the smallest usual plate that holds them."""
-    own = {one.well: one for one in effects if one.plate == name}
+    own = {one.well: one for one in _on(effects, name)}
     places = [(_row_number(well), int(well[-2:])) for well in own]
     rows, columns = max((row for row, _ in places), default=1), max((column for _, column in places), default=1)
     size = next((size for size in _PLATE_SIZES if rows <= size[0] and columns <= size[1]), (rows, columns))
@@ -208,7 +219,8 @@ def _row_name(row: int) -> str:
 def reasons(effect: WellEffect) -> tuple[str, ...]:
     """Say why a well changed, a line each."""
     of_field = f", {percent(100 * effect.worst.contaminated)} of this field's" if len(effect.fields) > 1 else ""
-    lines = [f"{percent(100 * effect.contaminated)} of the well's area lies under artifacts{of_field}."]
+    whole = "of the well's area" if effect.is_well else "of its area"
+    lines = [f"{percent(100 * effect.contaminated)} {whole} lies under artifacts{of_field}."]
     if effect.removed:
         lines.append(f"{_objects(effect.removed)} with artifacts removed.")
     changes = sorted(
@@ -229,15 +241,18 @@ def _objects(removed: int) -> str:
     return f"{count} object{'s' * (count != 1)} {'fewer' if removed > 0 else 'more'}"
 
 
-def _figure(value: float) -> str:
-    return f"{value:.3g}"
+def _figure(value: float | None) -> str:
+    """Write a measure with three digits or more, never as a power of ten where it is large."""
+    if value is None or math.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _shown(field: Field, effects: Sequence[WellEffect], lines: tuple[str, ...] | None = None) -> Shown:
     if lines is None:
         said = [f"{percent(100 * field.contaminated)} of its area under artifacts."]
-        own = next((one for one in effects if (one.plate, one.well) == (field.plate, field.well)), None)
+        own = next((one for one in effects if field in one.fields), None)
         if own is not None and own.without.get(COUNT) and own.removed:
-            said.append(f"Its well: {_objects(own.removed)} with artifacts removed.")
+            said.append(f"{'Its well: ' if own.is_well else ''}{_objects(own.removed)} with artifacts removed.")
         lines = tuple(said)
     return Shown(field.shown, thumbnail(field), lines)

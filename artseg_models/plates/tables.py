@@ -519,8 +519,10 @@ def _keys_of(images: pd.DataFrame, names: Sequence[str], pattern: str | None) ->
         site = next((name for name in ("Metadata_Site", "Metadata_Field") if name in images.columns), None)
         sites = [""] * len(images) if site is None else images[site]
         return [
-            ("" if _blank(plate) else str(plate), well_name(well), "" if _blank(one) else _plain(one))
-            for plate, well, one in zip(plates, images["Metadata_Well"], sites, strict=True)
+            place_of(name)
+            if _blank(well)
+            else ("" if _blank(plate) else str(plate), well_name(well), "" if _blank(one) else _plain(one))
+            for name, plate, well, one in zip(names, plates, images["Metadata_Well"], sites, strict=True)
         ]
     return [place_of(name, pattern) for name in names]
 

@@ -167,6 +167,16 @@ def test_results_of_both_pipelines_in_folders_and_in_sqlite(tmp_path: Path) -> N
         type(one)(**{**vars(one), "fields": other.fields})
         for one, other in zip(well_effects(plate), well_effects(again), strict=True)
     ]
+    # a pipeline that found no well in the names of its images
+    for folder in (masked, raw):
+        table = pd.read_csv(folder / "Image.csv").assign(Metadata_Well=math.nan)
+        table["FileName_Brightfield"] = [f"field{number}.tiff" for number in table["ImageNumber"]]
+        table.to_csv(folder / "Image.csv", index=False)
+    nameless = read_plate(masked, without=raw)
+    assert [one.well for one in nameless.fields] == [""] * 16
+    assert nameless.fields[0].shown == "field1"
+    # then each field stands for itself
+    assert {one.shown: one.removed for one in well_effects(nameless) if one.removed} == {"field3": 2, "field14": 2}
     # a folder of folders, one a plate
     write_results(tmp_path / "plates" / "p1", masked=True, artseg=True)
     write_results(tmp_path / "plates" / "p2", masked=True, artseg=True)
