@@ -493,14 +493,14 @@ def test_a_failure_leaves_older_packages_as_they_were(
 ) -> None:
     for kind in KINDS:
         (tmp_path / f"tiny-run-{kind}.zip").write_bytes(b"older")
-    zipped = export._zip
+    zipped = export.pack_folder
 
     def full_disk(folder: Path, path: Path) -> None:
         zipped(folder, path)
         if folder.name == "unet":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_zip", full_disk)
+    monkeypatch.setattr(export, "pack_folder", full_disk)
     with pytest.raises(ArtSegError, match="No space left on device"):
         export_packages(run, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
