@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from artseg_models.errors import ArtSegError
@@ -126,8 +127,9 @@ def _of_wells(
         well = _well_of(key)
         counts.setdefault(well, 0)
         area[well] = area.get(well, 0.0) + (1.0 if usable is None else usable.get(key, 1.0))
-    table = measured.objects.assign(well=[_well_of(key) for key in measured.objects["key"]])
-    for well, rows in table.groupby("well", sort=False).indices.items():
+    table = measured.objects
+    places = pd.Series([_well_of(key) for key in table["key"]], index=table.index, dtype=object)
+    for well, rows in table.groupby(places, sort=False).indices.items():
         own: WellKey = well  # pyright: ignore[reportAssignmentType]  - pandas calls keys scalars
         counts[own] = len(rows)
         values = {name: np.asarray(table[name], dtype=np.float64)[rows] for name in measured.measures}
