@@ -63,7 +63,7 @@ class Scale:
     structure_overrides: Mapping[str, Mapping[str, Any]]
 
 
-SCALES: Mapping[Size, Scale] = {
+SCALES: dict[Size, Scale] = {
     "standard": Scale(
         training_fields=240,
         scale=0.5,

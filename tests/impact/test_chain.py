@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 
 from artseg_models.bundle import pipelines_folder
 from artseg_models.errors import ArtSegError
+from artseg_models.impact import chain
 from artseg_models.impact.affinity import paper_figures
 from artseg_models.impact.chain import BACKGROUND_COLUMN, CELL_COLUMN, TREATMENTS, read_goals, run_chain, write_goals
 from artseg_models.pipelines.text import read_pipeline
@@ -23,7 +25,8 @@ def any_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("any_program")
-def test_a_stopped_chain_goes_on_and_another_is_refused(tmp_path: Path) -> None:
+def test_a_stopped_chain_goes_on_and_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(chain.SCALES, "tiny", replace(chain.SCALES["tiny"], training_fields=4, scale=0.1))
     said: list[str] = []
 
     def stop_at_training(line: str) -> None:
@@ -35,7 +38,7 @@ def test_a_stopped_chain_goes_on_and_another_is_refused(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             run_chain(tmp_path, size="tiny", compounds=["arecholine"], say=stop_at_training)
     assert [line.partition(" - ")[2][:11] for line in said if "to learn from" in line] == ["", "done before"]
-    assert len(list((tmp_path / "training" / "nuclei").iterdir())) == 24
+    assert len(list((tmp_path / "training" / "nuclei").iterdir())) == 4
     with pytest.raises(ArtSegError, match="other settings"):
         run_chain(tmp_path, size="tiny", compounds=["atropine"], say=stop_at_training)
     # with models nothing is trained
