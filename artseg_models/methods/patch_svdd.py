@@ -104,7 +104,6 @@ class PatchSVDD:
     def fit(self, training: Split, validation: Split, folder: Path) -> Fitted:
         """Train the encoders and keep the embeddings of clean patches; see `Method.fit`."""
         settings = self._settings
-        _require_room(training)
         self._train(training, validation, folder / "encoder")
         if not (folder / "memory" / "network.pt").exists():
             self._remember(training, validation, folder / "memory")
@@ -118,7 +117,8 @@ class PatchSVDD:
     def _train(self, training: Split, validation: Split, folder: Path) -> None:
         settings, learner = self._settings, self._learner
         pairs, batch = settings.pairs, settings.pairs.schedule.batch
-        clean = np.flatnonzero(~validation.artifact)
+        roomy = _with_room(training, np.arange(len(training)))
+        clean = _with_room(validation, np.flatnonzero(~validation.artifact))
 
         def draw(split: Split, indices: NDArray[np.int64], random: np.random.Generator) -> dict[int, list[Tensor]]:
             drawn: dict[int, list[Tensor]] = {}
@@ -132,7 +132,7 @@ class PatchSVDD:
             return drawn
 
         def epoch_batches(random: np.random.Generator) -> tuple[Iterator[dict[int, list[Tensor]]], int]:
-            order = random.permutation(np.repeat(np.arange(len(training)), pairs.pairs_per_image))
+            order = random.permutation(np.repeat(roomy, pairs.pairs_per_image))
             count = max(1, len(order) // batch)
             shares: list[NDArray[np.int64]] = np.array_split(order, count)
             return (draw(training, share, random) for share in shares), count
@@ -347,17 +347,20 @@ def _varied(patches: Array, settings: PairSettings, random: np.random.Generator)
     return (patches + shift + settings.noise * noise).astype(np.float32)
 
 
-def _require_room(training: Split) -> None:
-    """Refuse images in which a large patch has no neighbour on any of its sides."""
+def _with_room(split: Split, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Take the images in which a large patch has a neighbour on some of its sides; refuse if none has."""
     # along one axis, so that at least two of the eight sides can be drawn
     needed = LARGE + 3 * LARGE // 4 + LARGE // 4
-    for index in range(len(training)):
-        height, width = training.images.shape(index)
-        if max(height, width) < needed or min(height, width) < LARGE:
-            raise ArtSegError(
-                f"Expected images of at least {needed} x {LARGE} binned pixels for Patch SVDD, but "
-                f"{training.images.items[index].path.name} has {height} x {width}. Lower the binning: --set binning=1."
-            )
+    shapes = {int(index): split.images.shape(int(index)) for index in chosen}
+    roomy = [index for index, shape in shapes.items() if max(shape) >= needed and min(shape) >= LARGE]
+    if not roomy:
+        largest = max(shapes, key=lambda index: min(shapes[index]))
+        raise ArtSegError(
+            f"Expected clean images of at least {needed} x {LARGE} binned pixels for Patch SVDD, but none is so large; "
+            f"{split.images.items[largest].path.name} has {shapes[largest][0]} x {shapes[largest][1]}. "
+            "Lower the binning: --set binning=1."
+        )
+    return np.array(roomy, np.int64)
 
 
 _QUICK: Mapping[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from artseg_models.simulate.shapes import (
     distance_to_curve,
     draw_curve,
     draw_outline,
+    filled,
     gaussian,
     grain,
     smooth_field,
@@ -24,6 +25,12 @@ from artseg_models.simulate.shapes import (
 
 _FADE = 8
 """Pixels over which an artifact's window fades into the field."""
+_SEEN = 0.03
+"""Change of the light that belongs to an artifact's body, a little less than what is called visible."""
+_STRENGTH = (math.log(0.07), math.log(0.6))
+"""Logarithms of the weakest and the strongest change of the light, for all kinds."""
+_TINT = (-0.12, 0.2)
+"""Share of the light that an artifact's body takes besides; below 0 it is brighter than what lies around."""
 
 
 @dataclass(frozen=True)
@@ -332,6 +339,51 @@ def _ring(random: np.random.Generator, size: float, zoom: float) -> Artifact:
         dna_glow=gaussian(haze.astype(np.float32), 4 * zoom),
         signal_glow=gaussian((0.7 * haze).astype(np.float32), 4 * zoom),
     )
+
+
+def likened(random: np.random.Generator, made: Artifact, zoom: float) -> Artifact:
+    """Give an artifact a sharpness, a contrast and a tint that are drawn alike for all kinds.
+
+    Each kind has a darkness of its own by what it is made of, so that a network could tell dust by its black alone.
+    Thickness, colour and distance from focus differ far more in reality than a kind's own range.
+
+    Parameters
+    ----------
+    random : numpy.random.Generator
+        Source of chance.
+    made : Artifact
+        As its kind drew it.
+    zoom : float
+        Pixels per pixel of zoom 1.
+
+    Returns
+    -------
+    Artifact
+        With another transmission in brightfield; the other channels are as they were.
+    """
+    light = made.transmission
+    seen = np.abs(light - 1) > _SEEN
+    if not seen.any():
+        return made
+    across = math.sqrt(np.count_nonzero(seen))
+    softness = random.uniform(0, 1) ** 2 * min(5 * zoom, 0.2 * across)
+    if softness > 0.3:
+        light = gaussian(light, softness)
+    change = light - 1
+    # how far the strongest tenth of what is seen is from the light around it
+    strength = float(np.percentile(np.abs(change)[seen], 90))
+    gain = math.exp(random.uniform(*_STRENGTH)) / max(strength, _SEEN)
+    # its haze ends at the window's border, and must not be seen to
+    wide = math.ceil(_FADE * zoom) + 1
+    sides = (change[:wide], change[-wide:], change[:, :wide], change[:, -wide:])
+    border = max(float(np.abs(side).max()) for side in sides)
+    change = change * np.float32(min(gain, max(1.0, _SEEN / max(border, 1e-6))))
+    body = filled(np.pad(seen, 3))[3:-3, 3:-3].astype(np.float32)
+    veil = gaussian(body, max(0.8 * zoom, softness))
+    rows, columns = (_ramp(length, zoom) for length in body.shape)
+    fade = np.minimum(rows[:, None], columns[None, :])
+    light = (1 + np.clip(change, -0.97, 0.9)) * (1 - np.float32(random.uniform(*_TINT)) * fade * veil)
+    return replace(made, transmission=light.astype(np.float32))
 
 
 ARTIFACTS: dict[str, Callable[[np.random.Generator, float, float], Artifact]] = {

@@ -214,12 +214,13 @@ def simulate_family(
         An impossible number, or a file that cannot be written.
     """
     family = FAMILIES[name]
-    shape, pixel_size_um, zoom = family.at(scale)
-    if not 0 < scale <= 1 or min(shape) < MINIMUM_SIDE:
+    # before anything is divided by it
+    if not 0 < scale <= 1 or round(min(family.shape) * scale) < MINIMUM_SIDE:
         raise ArtSegError(
-            f"Expected a scale from {MINIMUM_SIDE / min(family.shape):.2g} to 1, got {scale:g}: images of "
-            f"{shape[1]} x {shape[0]} pixels."
+            f"Expected a scale from {MINIMUM_SIDE / min(family.shape):.2g} to 1, got {scale:g}: the shorter side of "
+            f"images would be {min(family.shape) * scale:.0f} pixels."
         )
+    shape, pixel_size_um, zoom = family.at(scale)
     share = family.prevalence if prevalence is None else prevalence
     spoilt = spoilt_fields(fields, share, seed)
     # families do not share their chance
@@ -242,6 +243,7 @@ def simulate_family(
             cell_density=family.density() * of_well.uniform(0.6, 1.4),
             # a speck of less than a pixel could not be seen
             areas=[max(area * scale**2, 2.0) for area in areas],
+            alike=True,
         )
         stem = f"field{number + 1:04d}"
         image = folder / "images" / f"{stem}.tiff"

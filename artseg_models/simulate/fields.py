@@ -13,10 +13,10 @@ from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.errors import ArtSegError
 from artseg_models.images import MINIMUM_SIDE
-from artseg_models.simulate.artifacts import ARTIFACTS, FREQUENCY, LARGEST, Artifact
+from artseg_models.simulate.artifacts import ARTIFACTS, FREQUENCY, LARGEST, Artifact, likened
 from artseg_models.simulate.cells import MIXED, Morphology, draw_cells
 from artseg_models.simulate.optics import Look, draw_look, fast_length, illumination, photograph, transmitted
-from artseg_models.simulate.shapes import Floats, broad_blur, gaussian, smooth_field
+from artseg_models.simulate.shapes import Floats, broad_blur, filled, gaussian, smooth_field
 
 VISIBLE_CHANGE = 0.05
 """A pixel belongs to an artifact where the artifact changes the brightfield light by this share or more."""
@@ -59,14 +59,6 @@ _MOST_PIXELS = {
 }
 """Smallest and largest visible area of a kind in pixels of zoom 1, where areas are asked for."""
 
-_fill_holes = cast(
-    "Callable[..., NDArray[np.bool_]]",
-    ndimage.binary_fill_holes,  # pyright: ignore[reportUnknownMemberType]
-)
-_close = cast(
-    "Callable[..., NDArray[np.bool_]]",
-    ndimage.binary_closing,  # pyright: ignore[reportUnknownMemberType]
-)
 _sample = cast("Callable[..., Floats]", ndimage.map_coordinates)  # pyright: ignore[reportUnknownMemberType]
 _mean = cast("Callable[..., Any]", ndimage.mean)  # pyright: ignore[reportUnknownMemberType]
 
@@ -124,6 +116,7 @@ def simulate_field(
     line: Morphology = MIXED,
     zoom: float = 1.0,
     areas: Sequence[float] | None = None,
+    alike: bool = False,
 ) -> SimulatedField:
     """Simulate one field of view in three channels.
 
@@ -152,6 +145,9 @@ def simulate_field(
         Pixels per pixel of zoom 1, which is 0.6 um wide: cells and artifacts are that much larger.
     areas : sequence of float, optional
         Visible area in pixels of each artifact, about; without it sizes are drawn from specks to half of the field.
+    alike : bool
+        Draw contrast, tint and sharpness of artifacts in brightfield from ranges that all kinds share, so that none is
+        told by them; otherwise each kind has its own.
 
     Returns
     -------
@@ -193,7 +189,7 @@ def simulate_field(
     present: list[tuple[str, int]] = []
     mask = np.zeros(shape, dtype=np.bool_)
     if artifact:
-        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS), zoom, areas)
+        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS), zoom, areas, alike)
     lamp = illumination(shape, seed=look.illumination_seed, strength=look.unevenness)
     beam = illumination(shape, seed=look.illumination_seed + 1, strength=2 * look.unevenness)
 
@@ -238,6 +234,7 @@ def _spoil(
     kinds: Sequence[str],
     zoom: float,
     areas: Sequence[float] | None,
+    alike: bool,
 ) -> tuple[list[tuple[str, int]], NDArray[np.bool_]]:
     """Put artifacts into the scene; give kind and area of each, and the mask of what they visibly change."""
     often = np.array([FREQUENCY[kind] for kind in kinds])
@@ -249,13 +246,13 @@ def _spoil(
             fits = np.array([_FEWEST_PIXELS[kind] * zoom**2 <= area <= _MOST_PIXELS[kind] * zoom**2 for kind in kinds])
             chances = often * fits if fits.any() else often
             kind = kinds[int(random.choice(len(kinds), p=chances / chances.sum()))]
-            seen = _place_sized(scene, random, field, mask, kind, area, zoom)
+            seen = _place_sized(scene, random, field, mask, kind, area, zoom, alike)
             if seen:
                 present.append((kind, seen))
         # a field that is to be spoilt has something to be seen
         speck = max(6.0, min(areas, default=6.0))
         while not present:
-            seen = _place_sized(scene, random, field, mask, "dust" if "dust" in kinds else kinds[0], speck, zoom)
+            seen = _place_sized(scene, random, field, mask, "dust" if "dust" in kinds else kinds[0], speck, zoom, alike)
             if seen:
                 present.append(("dust" if "dust" in kinds else kinds[0], seen))
             speck *= 1.5
@@ -270,6 +267,8 @@ def _spoil(
         smallest = min(_SMALLEST_ARTIFACT * zoom, largest / 2)
         size = smallest * (largest / smallest) ** random.beta(2.0, 1.0)
         made = ARTIFACTS[kind](random, size, zoom)
+        if alike:
+            made = likened(random, made, zoom)
         top, left = _corner(random, made, field)
         seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
         area = int(np.count_nonzero(seen))
@@ -289,13 +288,17 @@ def _place_sized(
     kind: str,
     area: float,
     zoom: float,
+    alike: bool,
 ) -> int:
     """Put an artifact of about a visible area into the scene and the mask; give its area, 0 if it finds no place."""
     seed = int(random.integers(2**63))
     size = 1.2 * math.sqrt(area)
     best: tuple[float, Artifact] | None = None
     for _ in range(_REDRAWN):
-        made = ARTIFACTS[kind](np.random.default_rng(seed), size, zoom)
+        again = np.random.default_rng(seed)
+        made = ARTIFACTS[kind](again, size, zoom)
+        if alike:
+            made = likened(again, made, zoom)
         whole = int(np.count_nonzero(_visible(made)))
         off = abs(math.log(max(whole, 0.5) / area))
         if best is None or off < best[0]:
@@ -346,7 +349,7 @@ def _visible(made: Artifact) -> NDArray[np.bool_]:
     """Pixels of the artifact's window that it changes visibly, small gaps closed and insides filled."""
     change = gaussian(np.abs(made.transmission - 1), 1.0)
     own_mask = np.pad(change >= VISIBLE_CHANGE, 3)
-    return _fill_holes(_close(own_mask, structure=np.ones((3, 3)), iterations=2))[3:-3, 3:-3]
+    return filled(own_mask)[3:-3, 3:-3]
 
 
 def _apply(scene: _Scene, made: Artifact, top: int, left: int) -> None:

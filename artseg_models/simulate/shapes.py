@@ -20,8 +20,21 @@ _distance = cast(
     "Callable[..., NDArray[np.float64]]",
     ndimage.distance_transform_edt,  # pyright: ignore[reportUnknownMemberType]
 )
+_fill_holes = cast(
+    "Callable[..., NDArray[np.bool_]]",
+    ndimage.binary_fill_holes,  # pyright: ignore[reportUnknownMemberType]
+)
+_close = cast(
+    "Callable[..., NDArray[np.bool_]]",
+    ndimage.binary_closing,  # pyright: ignore[reportUnknownMemberType]
+)
 
 _ANGLES = 720
+
+
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Close small gaps of a mask (y, x) and fill its insides; its edge should be 3 pixels wide and empty."""
+    return _fill_holes(_close(mask, structure=np.ones((3, 3)), iterations=2))
 
 
 def broad_blur(image: Floats, sigma: float) -> Floats:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from artseg_models.cli import app
@@ -39,29 +40,31 @@ def test_families_are_as_the_paper_says(name: str) -> None:
     assert areas.min() >= (6 if name != "lncap" else 0.0007 * shape[0] * shape[1] * 0.99)
     # what is drawn is larger than what is seen: the field's border cuts some
     assert 0.95 * mean < areas.mean() < 1.35 * mean
+    if name == "seven-lines":
+        covered = np.array([sum(one) for one in drawn]) / (shape[0] * shape[1])
+        assert 0.13 < np.mean(covered >= 0.1) < 0.2  # the paper: 16 % of images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "fields"), [("seven-lines", 40), ("lncap", 40), ("cho-m4r", 20)])
-def test_visible_artifacts_have_the_sizes_that_the_paper_reports(name: str, fields: int) -> None:
+@pytest.mark.parametrize(("name", "fields"), [("seven-lines", 24), ("lncap", 24), ("cho-m4r", 12)])
+def test_visible_artifacts_have_the_sizes_that_were_drawn(name: str, fields: int) -> None:
     family = FAMILIES[name]  # type: ignore[index]
     shape, _, zoom = family.at(SCALE)
-    areas: list[float] = []
-    covered: list[float] = []
+    asked: list[float] = []
+    seen: list[float] = []
     for number in range(fields):
         wanted = [area * SCALE**2 for area in family.draw_areas(np.random.default_rng((4, number)))]
+        areas = [max(2.0, area) for area in wanted]
         field = simulate_field(
-            seed=(4, number), shape=shape, artifact=True, zoom=zoom, cell_density=1, areas=[max(2.0, a) for a in wanted]
+            seed=(4, number), shape=shape, artifact=True, zoom=zoom, cell_density=1, areas=areas, alike=True
         )
         assert sum(field.artifact_areas) == field.artifact_mask.sum()
-        areas += [area / SCALE**2 for area in field.artifact_areas]
-        covered.append(float(field.artifact_mask.mean()))
-    assert 0.55 * family.mean_area < np.mean(areas) < 1.7 * family.mean_area
-    assert max(areas) <= 1.3 * family.largest_area
-    per_image = {"seven-lines": (6, 16), "lncap": (60 / 51 - 0.2, 60 / 51 + 0.2), "cho-m4r": (7, 17)}[name]
-    assert per_image[0] < len(areas) / fields < per_image[1]
-    if name == "seven-lines":
-        assert 0.05 < np.mean(np.array(covered) >= 0.1) < 0.3  # the paper: 16 % of images
+        asked += areas
+        seen += field.artifact_areas
+    assert max(seen) / SCALE**2 <= 1.1 * family.largest_area
+    # the field's border and other artifacts hide some; a small one is seldom drawn to the pixel
+    assert 0.8 < sum(seen) / sum(asked) < 1.3
+    assert 0.6 < len(seen) / len(asked) <= 1
 
 
 def test_cells_and_artifacts_keep_their_size_on_the_slide() -> None:
@@ -90,31 +93,60 @@ def test_artifacts_come_in_the_size_asked_for(kind: str) -> None:
     assert np.ptp(profiles) > 0.02
 
 
-def test_no_kind_is_told_by_its_brightness() -> None:
-    """The mean light of a kind's artifacts overlaps with that of others."""
-    lights = {
-        kind: [
-            float(field.brightfield[field.artifact_mask].mean() / np.median(field.brightfield))
-            for seed in range(8)
-            for field in [
-                simulate_field(
-                    seed=(9, seed), shape=(160, 160), artifact=True, kinds=[kind], cell_density=5, areas=[900.0]
-                )
-            ]
-            if field.artifact_mask.any()
-        ]
-        for kind in ARTIFACTS
-    }
-    for kind, own in lights.items():
-        others = [light for other, values in lights.items() if other != kind for light in values]
-        within = np.mean([(min(others) <= light <= max(others)) for light in own])
-        # opaque dust is darker than all else, as it is in reality; a part of it is not
-        assert within >= (0.25 if kind == "dust" else 0.6), kind
+def test_no_kind_is_told_by_its_light_or_its_edge() -> None:
+    """Darkness, mean, highlights and steepness of a kind's artifacts lie among those of the others, dust's too."""
+    looks: dict[str, list[list[float]]] = {kind: [] for kind in ARTIFACTS}
+    for kind, own in looks.items():
+        for seed in range(12):
+            field = simulate_field(
+                seed=(9, seed),
+                shape=(128, 128),
+                artifact=True,
+                kinds=[kind],
+                cell_density=5,
+                areas=[900.0],
+                alike=True,
+            )
+            light = field.brightfield / np.median(field.brightfield)
+            inside = light[field.artifact_mask]
+            edge = field.artifact_mask & ~ndimage.binary_erosion(field.artifact_mask, iterations=2)
+            steepness = ndimage.gaussian_gradient_magnitude(light, 1.0)[edge].mean()
+            own.append([inside.mean(), np.percentile(inside, 10), np.percentile(inside, 90), steepness])
+    for kind, values in looks.items():
+        own = np.array(values)
+        others = np.concatenate([np.array(found) for other, found in looks.items() if other != kind])
+        low, high = np.percentile(others, [2.5, 97.5], axis=0)
+        within = ((own >= low) & (own <= high)).mean(axis=0)
+        assert (within >= 0.6).all(), (kind, within)
+        # the chance that one of this kind has more than one of the others
+        above = (own[:, None] > others[None]).mean(axis=(0, 1))
+        assert (np.abs(above - 0.5) < 0.35).all(), (kind, above)
+
+
+def test_no_grey_value_finds_artifacts_among_cells() -> None:
+    """The best of all cutoffs on how far a pixel is from the light around it overlaps little with the truth."""
+    found = [
+        simulate_field(
+            seed=(13, seed),
+            shape=(200, 200),
+            artifact=True,
+            line=FAMILIES["cho-m4r"].lines["CHO-K1"],
+            areas=[400.0, 150.0],
+            alike=True,
+        )
+        for seed in range(6)
+    ]
+    away = np.concatenate([np.abs(f.brightfield / ndimage.median_filter(f.brightfield, 31) - 1).ravel() for f in found])
+    truth = np.concatenate([field.artifact_mask.ravel() for field in found])
+    order = np.argsort(-away)
+    right = np.cumsum(truth[order])
+    overlap = right / (np.arange(1, truth.size + 1) + truth.sum() - right)
+    assert overlap.max() < 0.5
 
 
 def test_a_family_on_disk_is_sound_and_repeats(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        simulate_family(tmp_path / folder, "cho-m4r", fields=20, seed=3, scale=0.05, prevalence=0.4)
+        simulate_family(tmp_path / folder, "cho-m4r", fields=10, seed=3, scale=0.05, prevalence=0.4)
     files = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((tmp_path / one).rglob("*.*"))}
         for one in ("a", "b")
@@ -123,7 +155,7 @@ def test_a_family_on_disk_is_sound_and_repeats(tmp_path: Path) -> None:
     assert check_labels(tmp_path / "a" / "labels.csv").errors == []
     table = pd.read_csv(tmp_path / "a" / "labels.csv", keep_default_na=False)
     assert list(table.columns) == ["image", "label", "split", "group", "mask", "kinds", "areas_px", "line"]
-    assert (table.label == "artifact").sum() == 8
+    assert (table.label == "artifact").sum() == 4
     assert table.groupby("group").split.nunique().max() == 1
     assert table.groupby("group").line.nunique().max() == 1
     for row in table.itertuples():
@@ -141,5 +173,6 @@ def test_the_commands_write_families(tmp_path: Path, name: str) -> None:
     assert result.exit_code == 0, result.output
     for folder in ("images", "dna", "signal", "nuclei", "cells"):
         assert len(list((tmp_path / "f" / folder).iterdir())) == 2
-    with pytest.raises(ArtSegError, match="Expected a scale"):
-        simulate_family(tmp_path / "g", name, scale=0.01)  # type: ignore[arg-type]
+    for scale in (0.0, 0.01, -1.0, 1.5, float("nan")):
+        with pytest.raises(ArtSegError, match="Expected a scale"):
+            simulate_family(tmp_path / "g", name, scale=scale)  # type: ignore[arg-type]
