@@ -40,15 +40,16 @@ def export_run(
 ) -> None:
     """Write a run's Model Zoo packages: NAME-unet.zip, NAME-classifier.zip and NAME-combined.zip.
 
-    The combined one gives a mask instead of a map, for programs that only run a network, such as deepImageJ.
+    The combined one gives a mask instead of a map, for programs that only run a network, such as deepImageJ. Runs of
+    --method unet, autoencoder and padim give one package, NAME-METHOD.zip; of scorecam and patch-svdd none is made.
 
     Those that end in -0.5.10.zip are the same models in the format that deepImageJ, ilastik and older versions of
     bioimageio.core open.
     """
-    from artseg_models.packages.export import export_packages
+    from artseg_models.packages.export import export_run as write_packages
 
     _settle_maintainer(maintainer)
-    exported = export_packages(
+    exported = write_packages(
         run,
         out or run / "packages",
         name=name,

@@ -72,7 +72,7 @@ def train(
     """
     from artseg_models.methods import configure
     from artseg_models.methods import train as train_run
-    from artseg_models.packages.export import EXPORTED_METHODS, export_packages
+    from artseg_models.packages.export import export_run, why_no_package
     from artseg_models.report.training import write_training_sheet
     from artseg_models.training.configuration import parse_overrides
 
@@ -92,8 +92,9 @@ def train(
     console.print(f"Trained: {run} (how it went: {run / 'training.png'})")
     if no_export:
         return
-    if method not in EXPORTED_METHODS:
-        console.print(f"No package: {method} is not exported; give the run folder itself as --model.")
+    reason = why_no_package(run)
+    if reason is not None:
+        console.print(f"No package of {method}: {reason}. Give the run folder itself as --model.")
         return
-    for package in export_packages(run, run / "packages").paths:
+    for package in export_run(run, run / "packages").paths:
         console.print(f"Package: {package}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
-from artseg_models.networks.autoencoder import Autoencoder, ssim
+from artseg_models.networks.autoencoder import Autoencoder, ssim, to_unit
 from artseg_models.networks.scores import ScoreScale
 from artseg_models.progress import track
 from artseg_models.training.configuration import AnomalySettings, Augmentation, Schedule
@@ -24,8 +24,6 @@ from artseg_models.training.sampling import random_crop
 from artseg_models.training.scores import fit_scale
 
 _STAGE = 4
-#: standard deviations of an image that SSIM's range 0..1 spans; what is beyond is cut off
-_SPAN = 8.0
 #: (side of a patch, numbers it is squeezed into), as in the paper
 _KINDS = {"textures": (128, 100), "objects": (256, 500)}
 #: patches in one pass
@@ -97,7 +95,7 @@ class AutoencoderMethod:
 
             def varied(share: NDArray[np.int64]) -> Tensor:
                 images, _ = augmented(patches(training, share, random), None, settings.augmentation, random)
-                return _to_unit(images).to(self._device)
+                return to_unit(images).to(self._device)
 
             return (varied(share) for share in shares), count
 
@@ -107,7 +105,7 @@ class AutoencoderMethod:
         def validation_loss() -> float:
             random = np.random.default_rng([settings.seed, _STAGE])
             losses = [
-                loss_of_batch(_to_unit(patches(validation, np.array([index]), random)).to(self._device)).item()
+                loss_of_batch(to_unit(patches(validation, np.array([index]), random)).to(self._device)).item()
                 for index in np.repeat(clean, 2)
             ]
             return float(np.mean(losses))
@@ -168,7 +166,7 @@ def dissimilarity(network: Autoencoder, image: Array, *, step: int, device: str)
     for start in range(0, len(places), _PATCHES):
         part = places[start : start + _PATCHES]
         stack = np.stack([padded[y : y + side, x : x + side] for y, x in part])[:, None]
-        given = _to_unit(torch.from_numpy(stack)).to(device)
+        given = to_unit(torch.from_numpy(stack)).to(device)
         found = ((1 - ssim(given, network(given))) / 2)[:, 0].cpu().numpy()
         for (y, x), one in zip(part, found, strict=True):
             total[y : y + side, x : x + side] += one
@@ -179,11 +177,6 @@ def dissimilarity(network: Autoencoder, image: Array, *, step: int, device: str)
 def _starts(length: int, side: int, step: int) -> list[int]:
     """Where patches start along an axis: every `step` pixels, and so that the last one ends at the edge."""
     return sorted({*range(0, length - side, step), length - side})
-
-
-def _to_unit(images: Tensor) -> Tensor:
-    """Bring normalised images to 0..1, as SSIM's constants want; the mean becomes 0.5."""
-    return (images / _SPAN + 0.5).clamp(0, 1)
 
 
 def _crop(image: Array, side: int, random: np.random.Generator) -> Array:

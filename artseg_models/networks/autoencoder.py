@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from artseg_models.networks.scores import ScoreScale
+
 #: (kernel, stride, padding, channels) of the encoder for patches of 128 pixels; the decoder is its mirror image
 _LAYERS = (
     (4, 2, 1, 32),
@@ -17,6 +19,8 @@ _LAYERS = (
     (3, 1, 1, 64),
     (3, 1, 1, 32),
 )
+#: standard deviations of an image that SSIM's range 0..1 spans; what is beyond is cut off
+_SPAN = 8.0
 #: of the 11 x 11 Gaussian window and the constants of SSIM (Wang et al. 2004), for values 0..1
 _WINDOW, _SIGMA, _C1, _C2 = 11, 1.5, 0.01**2, 0.03**2
 
@@ -89,3 +93,71 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
     return ((2 * mean_one * mean_other + _C1) * (2 * covariance + _C2)) / (
         (mean_one**2 + mean_other**2 + _C1) * (variances + _C2)
     )
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bring normalised images to 0..1, as SSIM's constants want; the mean becomes 0.5."""
+    return (images / _SPAN + 0.5).clamp(0, 1)
+
+
+class DissimilarityMap(nn.Module):
+    """Anomaly map of an image of any size from a patch on: image and drawing compared, patch by patch, in one graph.
+
+    Parameters
+    ----------
+    patch, latent, width : int
+        Of the `Autoencoder`.
+    step : int
+        Pixels between patches; where they overlap, the mean counts.
+    scale : {"clean", "range"}
+        See `ScoreScale`.
+    binning : int
+        Pixels of the image along y and x that are averaged into one before the first convolution.
+    """
+
+    def __init__(
+        self,
+        patch: int = 128,
+        latent: int = 100,
+        width: int = 32,
+        step: int = 30,
+        scale: str = "clean",
+        binning: int = 1,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = Autoencoder(patch, latent, width)
+        self.scale = ScoreScale(scale)
+        self.step = step
+        self.binning = binning
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Mean of (1 - SSIM) / 2 over the patches that cover a pixel, for binned images (batch, 1, y, x)."""
+        side = self.autoencoder.patch
+        # counted out of the image itself, so that a traced graph takes other sizes too
+        ones = torch.ones_like(image[0, 0])
+        rows, columns = ones[:, 0].cumsum(0).long() - 1, ones[0].cumsum(0).long() - 1
+        within = torch.arange(side, device=image.device)
+        # every `step` pixels, and so that the last patch ends at the edge
+        y, x = (
+            torch.cat([places[:-side][:: self.step], places[-side:][:1]])[:, None] + within
+            for places in (rows, columns)
+        )
+        index = (y[:, None, :, None] * (columns[-1:] + 1) + x[None, :, None, :]).reshape(-1)
+        pixels = image.flatten(1)
+        patches = to_unit(pixels[:, index]).reshape(-1, 1, side, side)
+        found = ((1 - ssim(patches, self.autoencoder(patches))) / 2).reshape(pixels.shape[0], -1)
+        index = index.expand_as(found)
+        total = torch.zeros_like(pixels).scatter_add(1, index, found)
+        covering = torch.zeros_like(pixels).scatter_add(1, index, torch.ones_like(found))
+        return (total / covering).clamp(0, 1).reshape(image.shape)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Anomaly, 0..1, for every pixel of an image (batch, 1, y, x) of zero mean and unit variance."""
+        height, width = image.shape[-2], image.shape[-1]
+        x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")
+        if self.binning > 1:
+            x = F.avg_pool2d(x, self.binning)
+        found = self.scores(x)
+        if self.binning > 1:
+            found = F.interpolate(found, scale_factor=float(self.binning), mode="bilinear", align_corners=False)
+        return self.scale(found[..., :height, :width])

@@ -39,7 +39,7 @@ from artseg_models.packages.halo import OVERLAP_PX, halo_effect
 from artseg_models.packages.looks import training_features
 from artseg_models.packages.pictures import draw_cases, draw_cover
 from artseg_models.packages.rdf import load_yaml, write_yaml
-from artseg_models.packages.run import TrainedRun
+from artseg_models.packages.run import TrainedMap, TrainedRun
 from artseg_models.packages.weights import TOLERANCE, WeightFile
 from artseg_models.predict import TILE_PX, artifact_objects
 
@@ -58,7 +58,14 @@ class Shared:
     """What the packages of a run have in common: names, people, test image."""
 
     def __init__(
-        self, trained: TrainedRun, slug: str, *, version: str, author: str, maintainer: str | None, licence: str
+        self,
+        trained: TrainedRun | TrainedMap,
+        slug: str,
+        *,
+        version: str,
+        author: str,
+        maintainer: str | None,
+        licence: str,
     ) -> None:
         self.trained = trained
         self.slug = slug
@@ -70,29 +77,41 @@ class Shared:
         self.classifier_id = f"{prefix}-classifier"
         self.unet_id = f"{prefix}-unet"
         self.combined_id = f"{prefix}-combined"
-        self.probability = probability_of(trained.unet, trained.sample)
-        self.test_image = around_peak(
-            trained.sample,
-            self.probability,
-            max(TEST_SIDE, 48 * max(trained.result.unet.binning, trained.result.classifier.binning)),
-        )
+        self.probability = probability_of(trained.map_network, trained.sample)
+        self.test_image = around_peak(trained.sample, self.probability, max(TEST_SIDE, 3 * trained.minimum_side // 2))
         self.failures = find_failures(trained)
         self.image_features = training_features(trained)
-        self.halo = halo_effect(TorchBackend(trained.unet, "cpu"), trained.sample, binning=trained.result.unet.binning)
+        self.halo = halo_effect(
+            TorchBackend(trained.map_network, "cpu"),
+            trained.sample,
+            binning=trained.binning,
+            pooling=trained.minimum_side // trained.binning,
+        )
+
+    def identifier(self, kind: str) -> str:
+        """Give the id of a package."""
+        return {"classifier": self.classifier_id, "combined": self.combined_id}.get(
+            kind, self.unet_id.removesuffix("unet") + kind
+        )
 
     def card_fields(self, *, model_name: str, minimum_side: int) -> dict[str, Any]:
         """Give what fills a card, but for the files' names."""
-        result = self.trained.result
+        trained, result = self.trained, self.trained.result
+        of_method: dict[str, Any] = (
+            {"classifier": trained.result.classifier, "unet": trained.result.unet}
+            if isinstance(trained, TrainedRun)
+            else dict(trained.networks)
+        )
         return {
+            **of_method,
             "name": model_name,
             "minimum_side": minimum_side,
-            "tile_px": TILE_PX * result.unet.binning,
-            "overlap_px": OVERLAP_PX * result.unet.binning,
+            "binning": trained.binning,
+            "tile_px": TILE_PX * trained.binning,
+            "overlap_px": OVERLAP_PX * trained.binning,
             "halo_text": halo_text(self.halo),
             "failures_text": failures_text(self.failures, _FAILURES),
             "pooling_px": minimum_side,
-            "classifier": result.classifier,
-            "unet": result.unet,
             "classifier_id": self.classifier_id,
             "unet_id": self.unet_id,
             "combined_id": self.combined_id,
@@ -120,7 +139,7 @@ class Draft:
     Attributes
     ----------
     kind : str
-        'classifier', 'unet' or 'combined'.
+        'classifier', 'unet', 'combined', 'autoencoder' or 'padim'.
     folder : Path
         Holds every other file.
     content : mapping
@@ -168,8 +187,12 @@ def write_draft(
     sample_output: NDArray[np.float32],
     own: Mapping[str, Any],
     attachments: list[dict[str, str]] | None = None,
+    sources: str | None = None,
 ) -> Draft:
-    """Write tensors and cover beside the weights, and put the description together."""
+    """Write tensors and cover beside the weights, and put the description together.
+
+    Card and description come from the folder `sources` of bioimageio/, by default that of the kind.
+    """
     result = shared.trained.result
     peak = float(test_output.max())
     if not peak > 0:
@@ -192,10 +215,11 @@ def write_draft(
         draw_cases(folder / _FAILURES, [(case.pixels, case.mask) for case in shared.failures.cases])
         listed.append(listed_file(folder / _FAILURES))
 
-    sources = cards_folder() / f"artseg-{kind}"
-    content = load_yaml(sources / "rdf.yaml")
+    cards = cards_folder() / (sources or f"artseg-{kind}")
+    content = load_yaml(cards / "rdf.yaml")
     model_name = f"{content['name']} ({shared.slug})"
-    minimum_side = 32 * binning
+    alone = isinstance(shared.trained, TrainedMap)
+    minimum_side = shared.trained.minimum_side if alone else 32 * binning
 
     image, output = content["inputs"][0], content["outputs"][0]
     for axis in image["axes"]:
@@ -265,7 +289,7 @@ def write_draft(
         "packaged_by": [{"name": shared.author}],
         "license": shared.licence,
         "attachments": listed,
-        "links": [other for other in (shared.classifier_id, shared.unet_id) if other != identifier],
+        "links": [] if alone else [one for one in (shared.classifier_id, shared.unet_id) if one != identifier],
         "timestamp": shared.trained.finished.isoformat(timespec="seconds"),
         "version_comment": f"Exported by artseg {__version__} from the run '{result.name}'.",
         "weights": {name: {**file.entry, "authors": [{"name": shared.author}]} for name, file in weights.items()},
@@ -273,15 +297,19 @@ def write_draft(
     if shared.maintainer is not None:
         content["maintainers"] = [{"github_user": shared.maintainer}]
     fields = shared.card_fields(model_name=model_name, minimum_side=minimum_side)
-    return Draft(kind, folder, content, sources / "card.md", fields, shared.slug)
+    return Draft(kind, folder, content, cards / "card.md", fields, shared.slug)
 
 
-_LOSSES = {"classifier": "torch.nn.CrossEntropyLoss", "unet": "torch.nn.BCEWithLogitsLoss"}
+_LOSSES = {
+    "classifier": "torch.nn.CrossEntropyLoss",
+    "unet": "torch.nn.BCEWithLogitsLoss",
+    "autoencoder": "1 - SSIM (Wang et al. 2004)",
+}
 
 
 def _training(shared: Shared, kind: str) -> dict[str, Any]:
     """Say how a network learned, in the Zoo's fields; of a combined one, how its U-Net did."""
-    network = "classifier" if kind == "classifier" else "unet"
+    network = "unet" if kind == "combined" else kind
     learning = shared.trained.learning.get(network)
     if learning is None:
         return {}

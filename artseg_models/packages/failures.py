@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from artseg_models.errors import ArtSegError
 from artseg_models.images import normalise, read_image
 from artseg_models.labels import Label, LabelledImage, read_labels
-from artseg_models.packages.run import TrainedRun
+from artseg_models.packages.run import TrainedMap, TrainedRun
 from artseg_models.predict import artifact_objects
 from artseg_models.progress import track
 
@@ -85,14 +85,14 @@ class Failures:
         return self.contradicted[label]
 
 
-def find_failures(trained: TrainedRun) -> Failures:
+def find_failures(trained: TrainedRun | TrainedMap) -> Failures:
     """Predict validation images of a run and keep the worst of each label.
 
     Only labels of whole images are used. Images that are no longer where they were are left out.
 
     Parameters
     ----------
-    trained : TrainedRun
+    trained : TrainedRun or TrainedMap
         The run; its `splits.csv` names the images.
     """
     table = trained.folder / "splits.csv"
@@ -124,8 +124,8 @@ def find_failures(trained: TrainedRun) -> Failures:
     return Failures((*worst["clean"], *worst["artifact"]), looked_at, len(items), contradicted, cost)
 
 
-def _number(trained: TrainedRun, there: int) -> int:
-    binned = trained.sample.size / trained.result.unet.binning**2
+def _number(trained: TrainedRun | TrainedMap, there: int) -> int:
+    binned = trained.sample.size / trained.binning**2
     return min(there, _LOOKED_AT, max(2 * _SHOWN_OF_EACH, int(_LOOKED_AT_PX / binned)))
 
 
@@ -139,16 +139,18 @@ def _spread(items: Sequence[LabelledImage], number: int) -> list[LabelledImage]:
     return chosen
 
 
-def _case(trained: TrainedRun, item: LabelledImage, pixels: NDArray[Any]) -> tuple[Case, NDArray[np.bool_]]:
-    """Predict one image; also give the mask (y, x) of the U-Net in bf16, with the gate of fp32."""
+def _case(
+    trained: TrainedRun | TrainedMap, item: LabelledImage, pixels: NDArray[Any]
+) -> tuple[Case, NDArray[np.bool_]]:
+    """Predict one image; also give the mask (y, x) of the map's network in bf16, with the gate of fp32."""
     result = trained.result
     given = torch.as_tensor(normalise(pixels)[None, None])
     with torch.inference_mode():
-        image_probability = float(trained.classifier(given)[0, 1])
-        probability = trained.unet(given)[0, 0].numpy()
+        image_probability = None if trained.classifier is None else float(trained.classifier(given)[0, 1])
+        probability = trained.map_network(given)[0, 0].numpy()
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = trained.unet(given)[0, 0].float().numpy()
-    gate_open = result.gate_threshold is None or image_probability >= result.gate_threshold
+            rounded = trained.map_network(given)[0, 0].float().numpy()
+    gate_open = result.gate_threshold is None or image_probability is None or image_probability >= result.gate_threshold
     mask, in_bf16 = (
         gate_open
         & (artifact_objects(found, cutoff=result.cutoff, smallest_artifact_px=result.smallest_artifact_px) > 0)
@@ -158,17 +160,16 @@ def _case(trained: TrainedRun, item: LabelledImage, pixels: NDArray[Any]) -> tup
     if item.label == "clean":
         wrong = bool(mask.any())
         said = f"{100 * area:.2f} % of it is marked" if wrong else "nothing is marked"
-        severity = area if wrong else image_probability
+        severity = area if wrong else peak if image_probability is None else image_probability
     else:
         wrong = not mask.any()
         said = f"{100 * area:.2f} % of it is marked"
         if wrong:
             said = "nothing is marked, the gate calls it clean" if not gate_open else "nothing is marked"
         severity = 1 - peak if wrong else -area
-    says = (
-        f"labelled {item.label}: {said} (probability of the image {image_probability:.2f}, of its likeliest pixel "
-        f"{peak:.2f})"
-    )
+    of_image = "" if image_probability is None else f"probability of the image {image_probability:.2f}, of "
+    pixel = f"{of_image}its likeliest pixel {peak:.2f}" if of_image else f"its highest value {peak:.2f}"
+    says = f"labelled {item.label}: {said} ({pixel})"
     return Case(item.label, wrong, severity, pixels, mask, says), in_bf16
 
 

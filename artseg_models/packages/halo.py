@@ -43,7 +43,11 @@ class HaloEffect:
 
 
 def halo_effect(
-    network: Callable[[NDArray[np.float32]], NDArray[np.float32]], pixels: NDArray[Any], *, binning: int
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    pixels: NDArray[Any],
+    *,
+    binning: int,
+    pooling: int = _POOLING,
 ) -> HaloEffect | None:
     """Measure it on the middle of an image.
 
@@ -55,13 +59,15 @@ def halo_effect(
         (y, x), as stored.
     binning : int
         The network's.
+    pooling : int
+        Binned pixels of which tiles are multiples.
 
     Returns
     -------
     HaloEffect or None
         None for an image of less than two by two tiles.
     """
-    unit = _POOLING * binning
+    unit = pooling * binning
     sides = [min(side, _LARGEST_SIDE * binning) // (2 * unit) * 2 * unit for side in pixels.shape]
     if min(sides) == 0:
         return None

@@ -1,4 +1,4 @@
-"""The packages of ScoreCAM-U-Net, one function each: classifier, U-Net, and both in one graph."""
+"""The packages of runs, one function each: of ScoreCAM-U-Net classifier, U-Net and both in one graph; or one map."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.networks import combined, resnet, unet
 from artseg_models.packages.draft import Draft, Shared, normalised, probability_of, write_draft
+from artseg_models.packages.run import TrainedMap, TrainedRun
 from artseg_models.packages.weights import TOLERANCE, write_weights
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,10 @@ def compared_shapes(binning: int) -> list[tuple[int, int]]:
     ]
 
 
-def classifier_draft(shared: Shared, folder: Path) -> Draft:
+def classifier_draft(shared: Shared, folder: Path, trained: TrainedRun) -> Draft:
     """Write the classifier's files into a folder."""
-    shape = shared.trained.result.classifier
-    network = shared.trained.classifier
+    shape = trained.result.classifier
+    network = trained.classifier
     weights = write_weights(
         network,
         folder,
@@ -46,7 +47,7 @@ def classifier_draft(shared: Shared, folder: Path) -> Draft:
     )
     with torch.no_grad():
         test_output = network(normalised(shared.test_image)).numpy()
-        sample_output = network(normalised(shared.trained.sample)).numpy()
+        sample_output = network(normalised(trained.sample)).numpy()
     return write_draft(
         shared,
         folder,
@@ -59,7 +60,7 @@ def classifier_draft(shared: Shared, folder: Path) -> Draft:
         test_output=test_output,
         sample_output=sample_output,
         own={
-            "gate_threshold": shared.trained.result.gate_threshold,
+            "gate_threshold": trained.result.gate_threshold,
             "whole_images_only": True,
             # the output's channels
             "classes": {"clean": 0, "artifact": 1},
@@ -67,10 +68,10 @@ def classifier_draft(shared: Shared, folder: Path) -> Draft:
     )
 
 
-def unet_draft(shared: Shared, folder: Path, *, classifier_onnx: Path) -> Draft:
+def unet_draft(shared: Shared, folder: Path, trained: TrainedRun, *, classifier_onnx: Path) -> Draft:
     """Write the U-Net's files into a folder, the classifier among them as the gate."""
-    shape = shared.trained.result.unet
-    network = shared.trained.unet
+    shape = trained.result.unet
+    network = trained.unet
     weights = write_weights(
         network,
         folder,
@@ -95,18 +96,18 @@ def unet_draft(shared: Shared, folder: Path, *, classifier_onnx: Path) -> Draft:
         test_output=probability_of(network, shared.test_image)[None, None],
         sample_output=shared.probability,
         own={
-            "cutoff": shared.trained.result.cutoff,
-            "smallest_artifact_px": shared.trained.result.smallest_artifact_px,
-            "gate_threshold": shared.trained.result.gate_threshold,
+            "cutoff": trained.result.cutoff,
+            "smallest_artifact_px": trained.result.smallest_artifact_px,
+            "gate_threshold": trained.result.gate_threshold,
             "classifier": {"id": shared.classifier_id, "attachment": attachment.name, "sha256": digest},
         },
         attachments=[{"source": attachment.name, "sha256": digest}],
     )
 
 
-def combined_draft(shared: Shared, folder: Path) -> Draft | None:
+def combined_draft(shared: Shared, folder: Path, trained: TrainedRun) -> Draft | None:
     """Put gate, U-Net and cutoff into one graph; None where it finds nothing in the sample, so cannot be tested."""
-    result = shared.trained.result
+    result = trained.result
     gate_threshold = 0.0 if result.gate_threshold is None else result.gate_threshold
     arguments: dict[str, Any] = {
         "classifier": result.classifier.model_dump(),
@@ -115,8 +116,8 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
         "gate_threshold": gate_threshold,
     }
     network = combined.GatedUNet(**arguments).eval()
-    network.classifier.load_state_dict(shared.trained.classifier.state_dict())
-    network.unet.load_state_dict(shared.trained.unet.state_dict())
+    network.classifier.load_state_dict(trained.classifier.state_dict())
+    network.unet.load_state_dict(trained.unet.state_dict())
 
     def decided(image: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Say where the last digits of a probability cannot turn the mask."""
@@ -131,7 +132,7 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
             return network(normalised(image)).numpy()
 
     # the surroundings of the likeliest artifact, else the whole image: what the gate lets pass and is not at its edge
-    candidates = [shared.test_image, shared.trained.sample.astype(np.float32)]
+    candidates = [shared.test_image, trained.sample.astype(np.float32)]
     test_image = next(
         (image for image in candidates if mask(image).any() and decided(normalise(image)[None, None]).mean() > 0.99),
         None,
@@ -140,7 +141,7 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
         logger.warning(
             "No combined package is written: gate and cutoff leave no artifact in %s, so a reader's test would pass on "
             "anything. Choose an image with an artifact that the model finds, or train longer.",
-            shared.trained.folder / "sample.tiff",
+            trained.folder / "sample.tiff",
         )
         return None
     binning = max(result.unet.binning, result.classifier.binning)
@@ -165,7 +166,7 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
         weights=weights,
         test_image=test_image,
         test_output=mask(test_image),
-        sample_output=mask(shared.trained.sample),
+        sample_output=mask(trained.sample),
         own={
             # what is left to do with the mask; what was done to get it stands under `inside`
             "cutoff": 0.5,
@@ -180,3 +181,45 @@ def combined_draft(shared: Shared, folder: Path) -> Draft | None:
             },
         },
     )
+
+
+def map_draft(shared: Shared, folder: Path, trained: TrainedMap) -> Draft:
+    """Write the files of a method that has one network and no gate into a folder."""
+    method, smallest, network = trained.result.method, trained.minimum_side, trained.map_network
+    weights = write_weights(
+        network,
+        folder,
+        architecture=trained.architecture,
+        arguments=trained.arguments,
+        output="probability",
+        output_axes=("batch", "channel", "y", "x"),
+        # the smallest, and odd ones; others than those of 32 pixels are large enough
+        shapes=[
+            (smallest, smallest),
+            (2 * smallest + 3 * trained.binning + 1, smallest + 13),
+            (smallest + 1, 2 * smallest - 7),
+        ],
+    )
+    return write_draft(
+        shared,
+        folder,
+        kind=method,
+        identifier=shared.identifier(method),
+        binning=trained.binning,
+        network=network,
+        weights=weights,
+        test_image=shared.test_image,
+        test_output=probability_of(network, shared.test_image)[None, None],
+        sample_output=shared.probability,
+        own={
+            "cutoff": trained.result.cutoff,
+            "smallest_artifact_px": trained.result.smallest_artifact_px,
+            "gate_threshold": None,
+            # a U-Net's map changes little in tiles; that of patches from the image's corner on is another one there
+            "whole_images_only": method != "unet",
+        },
+        sources=_MAP_SOURCES[method],
+    )
+
+
+_MAP_SOURCES = {"unet": "artseg-supervised-unet", "autoencoder": "artseg-autoencoder", "padim": "artseg-padim"}

@@ -8,7 +8,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.images import read_image
 from artseg_models.labels import read_labels
 from artseg_models.likeness import image_features, summarise_features
-from artseg_models.packages.run import TrainedRun
+from artseg_models.packages.run import TrainedMap, TrainedRun
 
 logger = logging.getLogger(__name__)
 
@@ -16,12 +16,12 @@ _MOST = 48
 """So many images show the spread; more would only cost time."""
 
 
-def training_features(trained: TrainedRun) -> dict[str, tuple[float, float]]:
+def training_features(trained: TrainedRun | TrainedMap) -> dict[str, tuple[float, float]]:
     """Summarise the features of clean training images, evenly taken; empty where the images are not at hand any more.
 
     Parameters
     ----------
-    trained : TrainedRun
+    trained : TrainedRun or TrainedMap
         The run; its `splits.csv` names the images.
     """
     table = trained.folder / "splits.csv"

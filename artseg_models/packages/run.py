@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from artseg_models.files import read_json
 from artseg_models.images import check_pixels, read_image
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from artseg_models.networks.resnet import ResNet
     from artseg_models.networks.unet import UNet
 
@@ -96,7 +98,7 @@ class _Configuration(_Part):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run.
+    """A finished run of ScoreCAM-U-Net.
 
     Attributes
     ----------
@@ -131,6 +133,76 @@ class TrainedRun:
     hours: float | None
     hardware: str | None
 
+    @property
+    def map_network(self) -> nn.Module:
+        """What gives the map."""
+        return self.unet
+
+    @property
+    def binning(self) -> int:
+        """Of the map's network."""
+        return self.result.unet.binning
+
+    @property
+    def minimum_side(self) -> int:
+        """Pixels that an image has at least along each side, for both networks."""
+        return 32 * max(self.result.unet.binning, self.result.classifier.binning)
+
+
+class MapResult(_Part):
+    """`result.json` of a method that has one network and no gate."""
+
+    name: str
+    method: str
+    cutoff: float = Field(ge=0.0, le=1.0)
+    smallest_artifact_px: int = Field(ge=0)
+    gate_threshold: None = None
+    pixel_size_um: float | None = Field(default=None, gt=0.0)
+    training: Training
+    scorecam: Mapping[str, Any] = Field(default_factory=dict)
+    validation: Mapping[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedMap:
+    """A finished run of a method that has one network and no gate.
+
+    Attributes
+    ----------
+    map_network : Module
+        Takes normalised images (batch, 1, y, x) and gives maps of their size, 0..1; in evaluation mode, on the CPU.
+    networks : mapping
+        What `result.json` says of it, by its name: what a card tells.
+    architecture : tuple of Path
+        Python files that define it and need nothing but torch; empty where there are none.
+    arguments : mapping
+        What it was built with.
+    binning, minimum_side : int
+        Pixels of the image in one of the network's along a side, and that an image has at least along each side.
+    folder, result, sample, finished, learning, settings, hours, hardware
+        As for `TrainedRun`.
+    """
+
+    folder: Path
+    result: MapResult
+    map_network: nn.Module
+    networks: Mapping[str, Any]
+    architecture: tuple[Path, ...]
+    arguments: Mapping[str, Any]
+    binning: int
+    minimum_side: int
+    sample: NDArray[Any]
+    finished: datetime
+    learning: Mapping[str, Learning]
+    settings: Mapping[str, Any]
+    hours: float | None
+    hardware: str | None
+
+    @property
+    def classifier(self) -> None:
+        """There is none."""
+        return None
+
 
 def read_run(folder: Path) -> TrainedRun:
     """Read what `artseg train` left in a run folder.
@@ -144,29 +216,153 @@ def read_run(folder: Path) -> TrainedRun:
     from artseg_models.networks.unet import UNet
     from artseg_models.training.loop import load_weights
 
+    result = _result(folder, RunResult)
+    classifier = ResNet(**result.classifier.model_dump())
+    unet = UNet(**result.unet.model_dump())
+    load_weights(classifier, folder / "classifier")
+    load_weights(unet, folder / "unet")
+    pixels = _sample(folder, 32 * max(result.unet.binning, result.classifier.binning))
+    finished = datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC)
+    cost = _cost(folder / "cost.json")
+    return TrainedRun(
+        folder,
+        result,
+        classifier,
+        unet,
+        pixels,
+        finished,
+        learning=_learning(folder / "configuration.json"),
+        settings=_settings(folder / "configuration.json"),
+        hours=None if cost is None else cost.seconds / 3600,
+        hardware=None if cost is None else cost.hardware,
+    )
+
+
+def method_of(folder: Path) -> str:
+    """Say which method a finished run is of.
+
+    Raises
+    ------
+    ArtSegError
+        The run is unfinished.
+    """
     if not (folder / "result.json").is_file():
         raise ArtSegError(
             f"Expected a finished training run at {folder}, but it has no result.json. "
             "Choose the folder given to `artseg train --out`, or let the training end."
         )
-    content = read_json(folder / "result.json")
-    if "method" in content and not {"classifier", "unet"} <= content.keys():
-        raise ArtSegError(
-            f"Expected a run of scorecam-unet at {folder}, but it was trained by {content.get('method')}, of which no "
-            "package is made. `artseg segment` and `artseg evaluate` take the run folder itself as the model."
-        )
+    return str(read_json(folder / "result.json").get("method", "scorecam-unet"))
+
+
+def read_map_run(folder: Path) -> TrainedMap:
+    """Read what `artseg train` left of a method that has one network and no gate: unet, autoencoder or padim.
+
+    Raises
+    ------
+    ArtSegError
+        The run is unfinished, something is missing or damaged, weights do not fit their network, or the network takes
+        images of one size alone.
+    """
+    method = method_of(folder)
+    result = _result(folder, MapResult)
+    content, frozen = read_json(folder / "result.json"), read_json(folder / "configuration.json")
+    network, architecture, arguments, smallest = _MAPS[method](folder, content, frozen)
+    binning = int(frozen["resolved_binning"])
+    cost = _cost(folder / "cost.json")
+    learning = {"unet": frozen.get("unet"), "autoencoder": frozen}.get(method)
+    return TrainedMap(
+        folder,
+        result,
+        network.eval(),
+        {method: content[method]},
+        architecture,
+        arguments,
+        binning,
+        smallest * binning,
+        _sample(folder, smallest * binning),
+        datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC),
+        learning={} if learning is None else {method: Learning.model_validate(learning)},
+        settings=_settings(folder / "configuration.json"),
+        hours=None if cost is None else cost.seconds / 3600,
+        hardware=None if cost is None else cost.hardware,
+    )
+
+
+_Found = tuple["nn.Module", tuple[Path, ...], Mapping[str, Any], int]
+
+
+def _unet_map(folder: Path, result: Mapping[str, Any], frozen: Mapping[str, Any]) -> _Found:
+    from artseg_models.networks import unet
+    from artseg_models.training.loop import load_weights
+
+    arguments = UNetShape.model_validate(result["unet"]).model_dump()
+    network = unet.UNet(**arguments)
+    load_weights(network, folder / "unet")
+    return network, (Path(unet.__file__),), arguments, 32
+
+
+def _autoencoder_map(folder: Path, result: Mapping[str, Any], frozen: Mapping[str, Any]) -> _Found:
+    from artseg_models.networks import autoencoder, scores
+    from artseg_models.training.loop import load_weights
+
+    shape = result["autoencoder"]
+    arguments = {
+        **shape,
+        # patches of objects lie side by side
+        "step": frozen["step"] if frozen["kind"] == "textures" else shape["patch"],
+        "scale": frozen["scale"],
+    }
+    network = autoencoder.DissimilarityMap(**arguments)
+    load_weights(network.autoencoder, folder / "autoencoder")
+    load_weights(network.scale, folder / "scale")
+    return network, (Path(scores.__file__), Path(autoencoder.__file__)), arguments, int(shape["patch"])
+
+
+def _padim_map(folder: Path, result: Mapping[str, Any], frozen: Mapping[str, Any]) -> _Found:
+    import torch
+
+    from artseg_models.networks.padim import PaDiM
+    from artseg_models.training.backbones import empty_backbone
+    from artseg_models.training.loop import load_weights
+
+    shape = result["padim"]
+    network = PaDiM(
+        empty_backbone(shape["backbone"]),
+        torch.zeros(shape["channels"], dtype=torch.long),
+        sigma=shape["sigma"],
+        scale=shape["scale"],
+        binning=shape["binning"],
+    )
+    load_weights(network, folder / "padim")
+    # its backbone may be another library's, so no file defines it with torch alone
+    return network, (), {}, 32
+
+
+_MAPS: Mapping[str, Callable[[Path, Mapping[str, Any], Mapping[str, Any]], _Found]] = {
+    "unet": _unet_map,
+    "autoencoder": _autoencoder_map,
+    "padim": _padim_map,
+}
+#: Methods with one network and no gate, of which a package is made.
+MAP_METHODS = tuple(_MAPS)
+
+_Result = TypeVar("_Result", bound=_Part)
+
+
+def _result(folder: Path, kind: type[_Result]) -> _Result:
+    method_of(folder)  # it tells of an unfinished run
     try:
-        result = RunResult.model_validate(content)
+        return kind.model_validate(read_json(folder / "result.json"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ArtSegError(
             f"{folder / 'result.json'}: the field {where} is wrong: {first['msg']}. Train again."
         ) from error
-    classifier = ResNet(**result.classifier.model_dump())
-    unet = UNet(**result.unet.model_dump())
-    load_weights(classifier, folder / "classifier")
-    load_weights(unet, folder / "unet")
+
+
+def _sample(folder: Path, side: int) -> NDArray[Any]:
+    """Read the image for test data and cover."""
     sample = folder / "sample.tiff"
     if not sample.is_file():
         raise ArtSegError(
@@ -175,26 +371,12 @@ def read_run(folder: Path) -> TrainedRun:
         )
     pixels = read_image(sample).pixels
     check_pixels(pixels, source=str(sample))
-    side = 32 * max(result.unet.binning, result.classifier.binning)
     if min(pixels.shape) < side:
         raise ArtSegError(
             f"{sample} has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least {side} along each side, "
             "because of the binning. Choose a larger image."
         )
-    finished = datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC)
-    cost = _cost(folder / "cost.json")
-    return TrainedRun(
-        folder,
-        result,
-        classifier,
-        unet,
-        np.asarray(pixels),
-        finished,
-        learning=_learning(folder / "configuration.json"),
-        settings=_settings(folder / "configuration.json"),
-        hours=None if cost is None else cost.seconds / 3600,
-        hardware=None if cost is None else cost.hardware,
-    )
+    return np.asarray(pixels)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def write_weights(
         Where the files go.
     architecture : sequence of Path
         Python files that define the network's class and need nothing but torch and those before them; the last one
-        names the file they become.
+        names the file they become. Without any, no state dict is written.
     arguments : mapping
         What the class was built with.
     output : str
@@ -115,43 +115,26 @@ def write_weights(
     ArtSegError
         A format differs from the network by more than `TOLERANCE`, or is of another opset or IR than asked for.
     """
-    copied = folder / architecture[-1].name
-    copied.write_text(_joined(architecture), encoding="utf-8", newline="\n")
     version = torch.__version__.split("+")[0]
-    environment = folder / "environment.yaml"
-    environment.write_text(_ENVIRONMENT, encoding="utf-8", newline="\n")
-    state_dict, script, graph = (
-        folder / "weights.pt",
-        folder / "weights-torchscript.pt",
-        folder / "weights.onnx",
-    )
-    _write_state_dict(network, state_dict)
-    # traced at a size at which every padding and cropping step does something
-    example = torch.zeros(1, 1, 2 * shapes[0][0] + 5, 2 * shapes[0][1] + 11)
-    _write_torchscript(network, example, script)
-    _write_onnx(network, example, graph, output=output, output_axes=output_axes)
-
+    script, graph = folder / "weights-torchscript.pt", folder / "weights.onnx"
+    loaded: dict[str, Backend] = {}
+    entries: dict[str, tuple[Path, dict[str, Any]]] = {}
     class_name = type(network).__name__
-    differences = _compare(
-        network,
-        {
-            # built from the copied file, as a reader of the package does
-            "pytorch_state_dict": load_state_dict(
-                Architecture(copied, None, class_name, arguments), state_dict, device="cpu"
-            ),
-            "torchscript": load_torchscript(script, device="cpu"),
-            "onnx": OnnxBackend(graph),
-        },
-        [*_noise(shapes), *images],
-        decided,
-    )
-    return {
-        "pytorch_state_dict": WeightFile(
+    if architecture:
+        copied = folder / architecture[-1].name
+        copied.write_text(_joined(architecture), encoding="utf-8", newline="\n")
+        environment = folder / "environment.yaml"
+        environment.write_text(_ENVIRONMENT, encoding="utf-8", newline="\n")
+        state_dict = folder / "weights.pt"
+        _write_state_dict(network, state_dict)
+        # built from the copied file, as a reader of the package does
+        loaded["pytorch_state_dict"] = load_state_dict(
+            Architecture(copied, None, class_name, arguments), state_dict, device="cpu"
+        )
+        entries["pytorch_state_dict"] = (
             state_dict,
             {
-                "source": state_dict.name,
                 "comment": f"Runs the Python in {copied.name}, which needs nothing but torch.",
-                "sha256": sha256(state_dict),
                 "architecture": {
                     "source": copied.name,
                     "sha256": sha256(copied),
@@ -161,30 +144,35 @@ def write_weights(
                 "pytorch_version": version,
                 "dependencies": {"source": environment.name, "sha256": sha256(environment)},
             },
-            differences["pytorch_state_dict"],
-        ),
-        "torchscript": WeightFile(
-            script,
-            {
-                "source": script.name,
-                "comment": "Traced, so that torch 2.0 and later load it; images of any size.",
-                "sha256": sha256(script),
-                "pytorch_version": version,
-                "parent": "pytorch_state_dict",
-            },
-            differences["torchscript"],
-        ),
-        "onnx": WeightFile(
-            graph,
-            {
-                "source": graph.name,
-                "comment": f"IR {IR_VERSION}, for onnxruntime 1.13 and later; batch, y and x are free.",
-                "sha256": sha256(graph),
-                "opset_version": OPSET,
-                "parent": "pytorch_state_dict",
-            },
-            differences["onnx"],
-        ),
+        )
+    # traced at a size at which every padding and cropping step does something
+    example = torch.zeros(1, 1, 2 * shapes[0][0] + 5, 2 * shapes[0][1] + 11)
+    _write_torchscript(network, example, script)
+    _write_onnx(network, example, graph, output=output, output_axes=output_axes)
+
+    loaded |= {"torchscript": load_torchscript(script, device="cpu"), "onnx": OnnxBackend(graph)}
+    # what each was made of: one format alone has no parent
+    parent = next(iter(entries), "torchscript")
+    entries["torchscript"] = (
+        script,
+        {
+            "comment": "Traced, so that torch 2.0 and later load it; images of any size.",
+            "pytorch_version": version,
+            **({} if parent == "torchscript" else {"parent": parent}),
+        },
+    )
+    entries["onnx"] = (
+        graph,
+        {
+            "comment": f"IR {IR_VERSION}, for onnxruntime 1.13 and later; batch, y and x are free.",
+            "opset_version": OPSET,
+            "parent": parent,
+        },
+    )
+    differences = _compare(network, loaded, [*_noise(shapes), *images], decided)
+    return {
+        name: WeightFile(path, {"source": path.name, "sha256": sha256(path), **entry}, differences[name])
+        for name, (path, entry) in entries.items()
     }
 
 

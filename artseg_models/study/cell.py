@@ -45,6 +45,9 @@ class Job:
         As for `artseg_models.methods.train`.
     run : str or None
         Another cell's run to take instead of training.
+    classifier_of : str or None
+        Another cell's run whose classifier learned from the same images with the same settings and seed: it is taken
+        over, since training would give the same weights again.
     device : str
         "cpu", "cuda" or "mps".
     """
@@ -56,6 +59,7 @@ class Job:
     seed: int
     settings: Mapping[str, Any]
     run: str | None
+    classifier_of: str | None
     device: str
 
     def write(self, path: Path) -> None:
@@ -104,6 +108,7 @@ def do(job: Job) -> None:
             preset=job.preset,
             seed=job.seed,
             overrides={**job.settings, "binning": 1, "device": job.device},
+            known={"classifier": Path(job.classifier_of) / "classifier"} if job.classifier_of else None,
         )
     trained = time.perf_counter()
     predictor = open_model(run, device=job.device)
@@ -136,6 +141,7 @@ def do(job: Job) -> None:
             "seconds_per_image": round(predicted / images, 4) if images else None,
             "peak_memory_mb": _peak_memory_mb(),
             "device": job.device,
+            "classifier_taken_over": job.classifier_of is not None,
         },
     )
 

@@ -172,6 +172,7 @@ def cost_table(results: Results) -> list[Row]:
                     "mask_minutes": 0 if settings.transfer_from else round(paper.SECONDS_A_MASK * masks / 60, 1),
                     "validation_masks_for_cutoff": counts["validation"]["artifact"] if by_validation else 0,
                     "training_seconds": _mean(costs, "training_seconds", 1),
+                    "without_classifier": sum(bool(cost.get("classifier_taken_over")) for cost in costs),
                     "seconds_per_image": _mean(costs, "seconds_per_image", 4),
                     "peak_memory_mb": _mean(costs, "peak_memory_mb", 0),
                     "device": ", ".join(sorted({str(cost["device"]) for cost in costs})),

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from artseg_models.evaluate import curve_table
 from artseg_models.files import read_json, write_json, write_text
-from artseg_models.methods import METHODS
+from artseg_models.methods import METHODS, configure
 from artseg_models.predict import resolve_device
 from artseg_models.study import paper
 from artseg_models.study.cell import Job, read_maps
@@ -227,9 +227,36 @@ def _source_cell(study: Study, cell: Cell, cells: Sequence[Cell]) -> Cell | None
     return next(one for one in cells if (one.dataset, one.method, one.seed) == (source, cell.method, cell.seed))
 
 
+def classifier_of(study: Study, cell: Cell, cells: Sequence[Cell]) -> Path | None:
+    """Find a run whose classifier learned what this cell's would, with the same settings and seed.
+
+    On the processor both have the same weights, bit for bit; elsewhere they need not. A cell that was begun keeps what
+    it was begun with.
+    """
+    classified = ("scorecam-unet", "scorecam")
+    if cell.method not in classified or study.datasets[cell.dataset].transfer_from:
+        return None
+    if (cell.folder / "job.json").exists():
+        begun_with = read_json(cell.folder / "job.json").get("classifier_of")
+        return Path(begun_with) if begun_with else None
+    for other in cells:
+        same = (other.dataset, other.seed) == (cell.dataset, cell.seed) and other.method in classified
+        if same and other.method != cell.method and (other.folder / "run" / "classifier" / "network.pt").exists():
+            wanted, there = (
+                configure(study.preset, method=method, seed=cell.seed, overrides=study.settings_of(method)).model_dump()
+                for method in (cell.method, other.method)
+            )
+            if wanted["precision"] == "fp32" and all(
+                wanted[name] == there[name] for name in ("classifier", "balance", "precision", "plane")
+            ):
+                return other.folder / "run"
+    return None
+
+
 def _start(study: Study, cell: Cell, cells: Sequence[Cell], prepared: Prepared, device: str) -> subprocess.Popen[bytes]:
     kind, _, number = device.partition(":")
     source = _source_cell(study, cell, cells)
+    taken = classifier_of(study, cell, cells) if kind == "cpu" else None
     job = Job(
         folder=str(cell.folder),
         labels=str(prepared.folder / "labels.csv"),
@@ -238,6 +265,7 @@ def _start(study: Study, cell: Cell, cells: Sequence[Cell], prepared: Prepared, 
         seed=cell.seed,
         settings=study.settings_of(cell.method),
         run=str(source.folder / "run") if source else None,
+        classifier_of=str(taken) if taken else None,
         device=kind,
     )
     job.write(cell.folder / "job.json")

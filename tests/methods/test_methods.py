@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from bioimageio.core import load_model, predict
 from typer.testing import CliRunner
 
 from artseg_models.cli import app
@@ -27,7 +29,7 @@ from artseg_models.labels import read_labels
 from artseg_models.methods import DEFAULT_METHOD, METHODS, configure, train
 from artseg_models.methods.predictor import RunPredictor, open_model
 from artseg_models.networks.resnet import ResNet
-from artseg_models.packages.export import EXPORTED_METHODS, export_packages
+from artseg_models.packages.export import export_packages, export_run
 from artseg_models.predict import Predictor
 
 #: the settings of each method that the tests make small
@@ -172,11 +174,39 @@ def test_a_run_and_its_package_give_the_same(runs, spotted, tmp_path):
     assert (as_run.cutoff, as_run.gate_threshold) == (as_package.cutoff, as_package.gate_threshold)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in EXPORTED_METHODS])
-def test_methods_without_a_package_say_so(method, runs, tmp_path):
-    with pytest.raises(ArtSegError, match=f"trained by {method}, of which no package is made"):
-        export_packages(runs[method], tmp_path)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("method", ["unet", "autoencoder", "padim"])
+def test_a_map_alone_becomes_a_package_that_others_run(method, runs, data, tmp_path):
+    """Packed, checked, tested by the Zoo's own program in every format, and run by it and by the command."""
+    done = CliRunner().invoke(app, ["export", str(runs[method]), "--out", str(tmp_path / "p")])
+    assert done.exit_code == 0, done.output
+    newest, older = tmp_path / "p" / f"{method}-{method}.zip", tmp_path / "p" / f"{method}-{method}-0.5.10.zip"
+    assert {newest, older} == set((tmp_path / "p").iterdir())
+    with zipfile.ZipFile(newest) as files:
+        card = files.read("README.md").decode()
+    assert "{{" not in card
+    assert "classifier.onnx" not in card
+    # the state dict too, which PaDiM has none of
+    checked = CliRunner().invoke(app, ["package", "check", str(newest), *(["--trust"] if method != "padim" else [])])
+    assert checked.exit_code == 0, checked.output
+    formats = {name for name, entry in load_model(newest, perform_io_checks=False).weights if entry is not None}
+    assert formats == {"onnx", "torchscript", *([] if method == "padim" else ["pytorch_state_dict"])}
+
+    image = read_image(read_labels(data[method]).of_split("test")[0].path).pixels
+    as_run, as_package = (open_model(path, device="cpu").predict(image) for path in (runs[method], newest))
+    np.testing.assert_allclose(as_run.probability, as_package.probability, atol=1e-4)
+    assert (as_run.cutoff, as_run.gate_threshold, as_package.image_probability) == (as_package.cutoff, None, None)
+    core = predict(model=newest, inputs={"image": image[None, None].astype(np.float32)})
+    np.testing.assert_allclose(core.members["probability"].data.values[0, 0], as_run.probability, atol=1e-3)
+
+
+def test_methods_without_a_package_say_so(runs, data, small, tmp_path):
+    bound = train(
+        data["padim"], tmp_path / "bound", method="padim", overrides=small["padim"] | {"gaussian": "position"}
+    )
+    for run, why in ((runs["scorecam"], "passes"), (runs["patch-svdd"], "nearest"), (bound, "gaussian=shared")):
+        with pytest.raises(ArtSegError, match=f"of which no package is made.*{why}"):
+            export_run(run, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_masks_choose_cutoffs_where_asked(spotted, small, tmp_path):

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json
 from artseg_models.labels import read_mask
+from artseg_models.methods import train
 from artseg_models.metrics import count_agreement, over_seeds, pool
 from artseg_models.report import study_figures
 from artseg_models.study import paper
 from artseg_models.study.cell import read_maps
 from artseg_models.study.configuration import Study, read_study
 from artseg_models.study.results import Results, table_1
-from artseg_models.study.run import TOLD_TO_STOP, cells_of, run_study
+from artseg_models.study.run import TOLD_TO_STOP, cells_of, classifier_of, run_study
 
 STUDY = """
 name: Squares
@@ -240,6 +242,42 @@ def test_a_cell_that_is_told_to_stop_leaves_a_run_that_goes_on(out: Path, tmp_pa
     assert not (tmp_path / "cell" / "run" / "unet" / "network.pt").exists()
     assert not (tmp_path / "cell" / "cost.json").exists()
     assert json.loads((tmp_path / "cell" / "run" / "cost.json").read_text())["seconds"] > 0
+
+
+def test_a_classifier_that_is_there_already_is_not_trained_again(squares: Path, out: Path, tmp_path: Path) -> None:
+    """It has the weights that training it would give; another seed or setting is another classifier."""
+    small = {"classifier": {"depth": 10, "width": 4, "schedule": {"epochs": 2}}}
+    of_seed = {
+        "methods": ["scorecam", "scorecam-unet"],
+        "settings": {
+            "scorecam": small,
+            "scorecam-unet": {**small, "unet": {"width": 4, "levels": 2, "crop": 32, "schedule": {"epochs": 1}}},
+        },
+        "datasets": {"squares": {"labels": "labels.csv", "masks_are": "simulated"}},
+    }
+    both = Study.model_validate({"name": "Both", **of_seed})
+    shutil.copytree(out / "data" / "squares", tmp_path / "data" / "squares")
+    source = tmp_path / "cells" / "squares" / "scorecam" / "seed-0"
+    shutil.copytree(out / "cells" / "squares" / "scorecam" / "seed-0" / "run", source / "run")
+    cells = {cell.method: cell for cell in cells_of(both, tmp_path)}
+    assert classifier_of(both, cells["scorecam-unet"], list(cells.values())) == source / "run"
+    assert classifier_of(both, cells["scorecam"], list(cells.values())) is None
+    of_seed["settings"]["scorecam-unet"]["classifier"] = {**small["classifier"], "width": 8}
+    assert (
+        classifier_of(Study.model_validate({"name": "Other", **of_seed}), cells["scorecam-unet"], [*cells.values()])
+        is None
+    )
+
+    labels = tmp_path / "data" / "squares" / "labels.csv"
+    settings = {**both.settings_of("scorecam-unet"), "binning": 1, "device": "cpu"}
+    taken = {"classifier": source / "run" / "classifier"}
+    runs = [
+        train(labels, tmp_path / name, method="scorecam-unet", overrides=settings, known=known)
+        for name, known in (("alone", None), ("taken", taken))
+    ]
+    for network in ("classifier", "unet"):
+        one, other = ((run / network / "network.pt").read_bytes() for run in runs)
+        assert one == other
 
 
 def test_seeds_stand_outside(study: Study, tmp_path: Path) -> None:
