@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: demo test check setup model cells plugin wheelhouse consumers
+.PHONY: demo test check setup model cells plugin wheelhouse consumers peers
 
 demo:
 	@$(PYTHON) packaging/develop.py demo $(ARGS)
@@ -34,3 +34,7 @@ wheelhouse:
 # ARGS: a folder of packages; without it a small model is trained on simulated images
 consumers:
 	@$(PYTHON) packaging/develop.py run python tests/model_zoo/consumers/run.py $(ARGS) --write tests/model_zoo/consumers/RESULTS.md
+
+# other people's ScoreCAM and PaDiM, in an environment of their own
+peers:
+	@$(PYTHON) packaging/develop.py run python packaging/peers.py $(ARGS)
