@@ -145,7 +145,7 @@ class DissimilarityMap(nn.Module):
         index = (y[:, None, :, None] * (columns[-1:] + 1) + x[None, :, None, :]).reshape(-1)
         pixels = image.flatten(1)
         patches = to_unit(pixels[:, index]).reshape(-1, 1, side, side)
-        found = ((1 - ssim(patches, self.autoencoder(patches))) / 2).reshape(pixels.shape[0], -1)
+        found = ((1 - ssim(patches, self.autoencoder(patches))) / 2).reshape(pixels.shape[0], -1).to(pixels.dtype)
         index = index.expand_as(found)
         total = torch.zeros_like(pixels).scatter_add(1, index, found)
         covering = torch.zeros_like(pixels).scatter_add(1, index, torch.ones_like(found))

@@ -2,8 +2,8 @@
 
 What differs, and is measured here: torchcam scales a map to 0..1 before it is enlarged, we after it, as the paper words
 it; grad-cam enlarges with the corners aligned; both weigh by a softmax over channels. anomalib adds another 1e-5 to the
-variances and smooths at the image's borders as we do. Given the logarithm of the probability, a softmax over channels is
-the probability itself but for a factor, which is how their weighting is made ours.
+variances. Given the logarithm of the probability, a softmax over channels is the probability itself but for a factor,
+which is how their weighting is made ours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WHY = "not installed; `make peers` tests against it"
 
 
 class LogProbability(nn.Module):
-    """The classifier as other programs want it: logarithms, whose softmax over maps are probabilities but for a factor."""
+    """The classifier as other programs want it: its softmax over maps is the probability but for a factor."""
 
     def __init__(self, network: ResNet) -> None:
         super().__init__()
