@@ -29,7 +29,7 @@ from artseg_models.training.configuration import merged
 _EDGES = {"refinement": {"edges": "evidence"}}
 _PASTING = {"synthesis": {"unet": 0.0}}
 _SELF = {"self_training": {"rounds": 0}}
-_COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier"}
+_COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier", "calibrate": False}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("edges", "+ drawn to edges", settings=merged(merged(_PASTING, _SELF), _COUNTERFACTUALS)),
     Rung("pasting", "+ artifacts pasted on clean images", settings=merged(_SELF, _COUNTERFACTUALS)),
     Rung("self_training", "+ one round of self-training", settings=_COUNTERFACTUALS),
-    Rung("best", "+ counterfactuals, gate where needed = best"),
+    Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_edges", "best without edges", settings=_EDGES),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
     Rung("without_self_training", "best without self-training", settings=_SELF),
@@ -213,7 +213,7 @@ def _known(folder: Path, rung: Rung, *, seed: int, settings: Mapping[str, Any]) 
             continue
         for name, made_from in _stages_of(read_json(run / "configuration.json")).items():
             stage = next((stage for stage, one in wanted.items() if one == made_from), None)
-            if stage is None or stage in known:
+            if stage is None or stage in known or (run / name / "uncalibrated.pt").exists():
                 continue
             known[stage] = run / name
             if stage.endswith("classifier"):

@@ -23,7 +23,16 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import Label, LabelledImage, read_mask
-from artseg_models.metrics import Counts, Curve, count_agreement, mean_defined, pool
+from artseg_models.metrics import (
+    Counts,
+    Curve,
+    Reliability,
+    count_agreement,
+    mean_defined,
+    pool,
+    reliability,
+    reliability_of_levels,
+)
 from artseg_models.predict import Audit, ImagePredictor, Prediction
 from artseg_models.progress import track
 from artseg_models.scores import (
@@ -34,6 +43,7 @@ from artseg_models.scores import (
     distribution,
     image_figures,
     pixel_figures,
+    pooled_levels,
     score_field,
 )
 
@@ -138,6 +148,19 @@ class Evaluation:
         fields = [score.field for score in self.known if score.field is not None]
         return curve_of(fields) if fields else None
 
+    @property
+    def reliability(self) -> dict[str, Reliability]:
+        """How often probabilities are right: of images, where there is a classifier, and of pixels, where masks are."""
+        found: dict[str, Reliability] = {}
+        likely = [score for score in self.scores if score.image_probability is not None]
+        if likely:
+            said = np.array([score.image_probability for score in likely], dtype=np.float64)
+            found["images"] = reliability(said, np.array([one.item.label == "artifact" for one in likely], np.bool_))
+        fields = [score.field for score in self.known if score.field is not None]
+        if fields:
+            found["pixels"] = reliability_of_levels(pooled_levels(fields))
+        return found
+
     def figures(self) -> dict[str, Figure]:
         """Every pooled figure with its confidence interval over groups: images, pixels, objects."""
         truth = np.array([score.item.label == "artifact" for score in self.scores], dtype=np.bool_)
@@ -180,6 +203,7 @@ class Evaluation:
             "intervals": "95 %, percentiles of a bootstrap that draws groups of images",
             "groups": len({score.item.group for score in self.scores}),
             "distributions": {name: _plain(spread) for name, spread in self.distributions().items()},
+            "calibration_error": {name: defined(one.error) for name, one in self.reliability.items()},
             "seconds_per_image": defined(mean_defined(score.seconds for score in self.scores)),
             "failed": [{"image": str(item.path), "reason": reason} for item, reason in self.failed],
             "audit": vars(self.audit),

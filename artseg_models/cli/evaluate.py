@@ -54,13 +54,14 @@ def evaluate(
     IoU or more. Brackets hold 95 % confidence intervals, by drawing groups of images anew.
 
     With --out: evaluation.json (every figure, its interval, and how it is spread over images), evaluation.csv (a line
-    an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure) and overlays.png.
+    an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure), overlays.png, and
+    reliability.png: of the images and pixels that were given a probability, the share that is truly artifact.
     """
     from artseg_models.evaluate import Options, read_ignore, write_evaluation
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
     from artseg_models.methods.predictor import open_model
-    from artseg_models.report.evaluation import write_evaluation_figure
+    from artseg_models.report.evaluation import write_evaluation_figure, write_reliability_figure
     from artseg_models.report.montage import write_montage
 
     found = read_labels(labels, mask_polarity=mask_polarity)
@@ -80,6 +81,9 @@ def evaluate(
         write_evaluation(evaluation, out)
         write_evaluation_figure(evaluation, out / "evaluation.png")
         listed = "evaluation.csv, evaluation.json, evaluation.png, overlays.png"
+        if evaluation.reliability:
+            write_reliability_figure(evaluation, out / "reliability.png")
+            listed += ", reliability.png"
         more = "" if evaluation.curve is None else ", precision_recall.csv"
         console.print(f"Written to {out}: {listed}{more}", highlight=False)
     if evaluation.failed:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
+from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
 from artseg_models.training.classifier import image_probability, new_classifier, train_classifier
 from artseg_models.training.configuration import (
     QUICK_CLASSIFIER,
@@ -43,6 +44,11 @@ class ScoreCAMUNetSettings(SupervisedSettings):
     synthesis: SynthesisSettings = SynthesisSettings()
     unet: UNetSettings = UNetSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
+    calibrate: bool = Field(
+        default=False,
+        description="Divide the logits of each network by a temperature chosen on validation, the classifier's by "
+        "image labels, the U-Net's by pseudo-labels, so that a probability says how often it is right.",
+    )
     masks: int = Field(
         default=0,
         ge=0,
@@ -99,6 +105,9 @@ class ScoreCAMUNet:
             )
         if twice:
             self._train_classifier(training, validation, folder / "classifier", bf16=bf16, labels=labels["train"])
+        if settings.calibrate:
+            calibrate_classifier(self._classifier, validation, folder / "classifier", device=self._device)
+            calibrate_unet(self._unet, validation, labels["validation"], folder / "unet", device=self._device)
         return Fitted(
             networks={
                 "classifier": {**settings.classifier.model_dump(include={"depth", "width"}), "binning": self._binning},
@@ -265,6 +274,7 @@ _BEST: Mapping[str, Any] = {
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     "self_training": {"rounds": 1},
     "gate": "where-needed",
+    "calibrate": True,
 }
 
 RECIPE = Recipe(

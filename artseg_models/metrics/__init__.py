@@ -16,6 +16,7 @@ from artseg_models.metrics.objects import (
     match_positions,
     overlap_of_objects,
 )
+from artseg_models.metrics.reliability import Reliability, reliability, reliability_of_levels
 
 __all__ = [
     "OBJECT_CUTOFFS",
@@ -26,6 +27,7 @@ __all__ = [
     "Interval",
     "LabelMap",
     "LevelCounts",
+    "Reliability",
     "count_agreement",
     "count_levels",
     "group_interval",
@@ -38,4 +40,6 @@ __all__ = [
     "overlap_of_objects",
     "pool",
     "precision_recall",
+    "reliability",
+    "reliability_of_levels",
 ]

@@ -83,3 +83,22 @@ def _draw_values(axes: Axes, figures: Mapping[str, Value]) -> None:
     axes.set_xlim(-0.02, 1.2)
     axes.set_xticks(np.linspace(0, 1, 6))
     plain(axes)
+
+
+def write_reliability_figure(evaluation: Evaluation, path: Path) -> None:
+    """Draw how often probabilities of images and pixels are right, as PNG; the dashed line is calibrated."""
+    found = evaluation.reliability
+    figure = Figure(figsize=(4.6 * max(1, len(found)), 4.6), layout="constrained")
+    for axes, (name, one) in zip(figure.subplots(1, max(1, len(found)), squeeze=False)[0], found.items(), strict=False):
+        plain(axes)
+        axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1)
+        axes.plot(one.said, one.found, "o-", color=BLUE, linewidth=1.6)
+        for said, share, count in zip(one.said, one.found, one.count, strict=True):
+            if count:
+                axes.annotate(
+                    f"{count:,.0f}", (said, share), xytext=(4, -10), textcoords="offset points", fontsize=7, color=INK
+                )
+        axes.set_title(f"{name.capitalize()}: calibration error {one.error:.4f}", loc="left", fontsize=10, color=INK)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability given", ylabel="share that is artifact")
+    figure.supxlabel(evaluation.audit.line(), fontsize=6, color=MUTED, x=0.01, ha="left")
+    save_figure(figure, path, audit={"Description": evaluation.audit.line()})

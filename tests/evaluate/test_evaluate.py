@@ -314,6 +314,7 @@ def test_command_line(package: Path, labels: LabelSet, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--out", str(out)])
     assert done.exit_code == 0, done.output
     written = {"evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png", "precision_recall.csv"}
+    written |= {"reliability.png"}
     assert {path.name for path in out.iterdir()} == written
     assert "0.750" in done.output  # image recall
     assert "IoU of single artifact images: median 0.600" in done.output  # 0, 192 of 320, 1

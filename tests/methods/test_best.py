@@ -25,6 +25,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.labels import read_labels, write_labels
 from artseg_models.methods import configure, train
 from artseg_models.suggest import doubt, suggest
+from artseg_models.training.calibration import best_temperature
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
 from artseg_models.training.refinement import UNSURE, half_contrast, learned_label, with_unsure_edges
 from artseg_models.training.sampling import random_crop
@@ -271,6 +272,27 @@ def test_doubt_is_unsure_pixels_and_departure_from_what_was_learned():
     assert differs == 0
     assert doubt(np.full((30, 30), 0.45, np.float32), learned, 0.5) == (1.0, 1.0)
     assert doubt(np.roll(sure, 12, 0), learned, 0.5)[1] > 0.9
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_a_temperature_makes_over_and_underconfident_logits_right(factor):
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, 20_000)
+    truth = random.random(20_000) < 1 / (1 + np.exp(-logits))
+    assert best_temperature(factor * logits, truth) == pytest.approx(factor, rel=0.06)
+    assert best_temperature(logits, np.ones(20_000, bool)) == 1
+
+
+def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
+    for network, last in (("classifier", "fc"), ("unet", "head")):
+        kept, used = (
+            torch.load(finished / network / file, weights_only=True) for file in ("uncalibrated.pt", "network.pt")
+        )
+        ratio = kept[f"{last}.weight"] / used[f"{last}.weight"]
+        assert ratio.std() < 1e-3 * ratio.mean(), "one temperature for all"
+        assert 0.09 < float(ratio.mean()) < 11
+        others = [key for key in kept if not key.startswith(f"{last}.")]
+        assert all(torch.equal(kept[key], used[key]) for key in others)
 
 
 def test_best_is_for_the_method_that_learns_from_labels():
