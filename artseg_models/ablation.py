@@ -28,7 +28,7 @@ from artseg_models.training.configuration import merged
 
 _EDGES = {"refinement": {"edges": "evidence"}}
 _PASTING = {"synthesis": {"unet": 0.0}}
-_SELF = {"self_training": {"rounds": 0}}
+_SELF = {"self_training": {"rounds": 1}}
 _COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier", "calibrate": False}
 
 
@@ -57,13 +57,12 @@ class Rung:
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
     Rung("quick", "quick: evidence at its cutoff", preset="quick"),
-    Rung("edges", "+ drawn to edges", settings=merged(merged(_PASTING, _SELF), _COUNTERFACTUALS)),
-    Rung("pasting", "+ artifacts pasted on clean images", settings=merged(_SELF, _COUNTERFACTUALS)),
-    Rung("self_training", "+ one round of self-training", settings=_COUNTERFACTUALS),
+    Rung("edges", "+ drawn to edges", settings=merged(_PASTING, _COUNTERFACTUALS)),
+    Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_edges", "best without edges", settings=_EDGES),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
-    Rung("without_self_training", "best without self-training", settings=_SELF),
+    Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),
     Rung("masks_10", "best and 10 drawn masks", settings={"masks": 10}),
     Rung("masks_20", "best and 20 drawn masks", settings={"masks": 20}),

@@ -33,9 +33,9 @@ def ablation(
     """Train with and without each part of the preset best, and score on the test images, beside full supervision.
 
     The ladder: a U-Net on drawn masks (`supervised`, the upper mark); `quick`; then labels drawn to the edges of
-    artifacts, artifacts pasted on clean images, self-training, counterfactuals for the classifier (`best`); best
-    without one of them; and best with 5, 10 and 20 drawn masks. All have the same U-Net and the same seed; networks
-    that two rungs share are trained once.
+    artifacts, artifacts pasted on clean images, counterfactuals for the classifier (`best`); best without one of them,
+    and with a round of self-training; and best with 5, 10 and 20 drawn masks. All have the same U-Net and the same
+    seed; networks that two rungs share are trained once.
 
     Writes ablation.csv, ablation.png, and annotation.png, the IoU against the minutes that an expert spends (2 s a
     label, 279 s a mask). A folder for each training holds its run, a model like any other.

@@ -272,7 +272,6 @@ _BEST: Mapping[str, Any] = {
     **_QUICK,
     "refinement": {"edges": "half-contrast"},
     "synthesis": {"unet": 0.5, "classifier": 0.5},
-    "self_training": {"rounds": 1},
     "gate": "where-needed",
     "calibrate": True,
 }

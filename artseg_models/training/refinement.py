@@ -93,8 +93,8 @@ def learned_label(probability: Array, before: NDArray[np.int8], settings: SelfTr
     Returns
     -------
     ndarray
-        (y, x) int8: 1, 0, or -1 where the U-Net is unsure. Where it found nothing that was marked before, the label
-        before stands.
+        (y, x) int8: 1, 0, or -1 where the U-Net is unsure. Where it found nothing that was marked before, or
+        is sure of less than half of what it found, the label before stands.
     """
     kept = _touching(probability >= 0.5, before > 0)
     if not kept.any():
@@ -102,7 +102,8 @@ def learned_label(probability: Array, before: NDArray[np.int8], settings: SelfTr
     label = kept.astype(np.int8)
     # what it found elsewhere may be an artifact that the evidence missed, or none: nobody knows
     label[(np.abs(probability - 0.5) < settings.unsure) | ((probability >= 0.5) & ~kept)] = UNSURE
-    return label
+    # a U-Net that is nowhere sure would teach that there is nothing
+    return label if np.count_nonzero(label > 0) >= np.count_nonzero(kept) / 2 else before
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:

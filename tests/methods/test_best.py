@@ -96,6 +96,8 @@ def test_what_a_unet_finds_counts_only_where_the_label_before_pointed():
     assert (label[4:12, 30:36] == UNSURE).all(), "found elsewhere: nobody knows"
     assert (label == 0).sum() == label.size - 64 - 8 - 48
     assert learned_label(np.zeros_like(probability), before, SelfTrainingSettings()) is before
+    hesitant = np.where(probability > 0.5, 0.6, 0.1).astype(np.float32)
+    assert learned_label(hesitant, before, SelfTrainingSettings()) is before, "nowhere sure: it would teach nothing"
 
 
 def test_a_painted_out_artifact_is_gone_and_the_rest_unchanged():
@@ -184,7 +186,7 @@ def best(tiny: dict[str, Any]) -> dict[str, Any]:
     return tiny | {
         "refinement": {"unsure_px": 1},
         "synthesis": {"classifier_epochs": 2},
-        "self_training": {"epochs": 2},
+        "self_training": {"rounds": 1, "epochs": 2},
     }
 
 

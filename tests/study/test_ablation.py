@@ -34,7 +34,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ladder(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation")
-    run_ablation(labels, out, rungs=["supervised", "quick", "without_self_training", "best"], overrides=_SMALL)
+    run_ablation(labels, out, rungs=["supervised", "quick", "pasting", "best", "self_training"], overrides=_SMALL)
     return out
 
 
@@ -44,8 +44,9 @@ def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(l
     assert [name for name, scored in state.items() if scored] == [
         "supervised",
         "quick",
+        "pasting",
         "best",
-        "without_self_training",
+        "self_training",
     ]
     assert len(found) == len(RUNGS)
     with open(ladder / "ablation.csv", newline="") as table:
@@ -61,12 +62,13 @@ def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(l
 
 
 def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder):
-    runs = {name: ladder / "seed-0" / name / "run" for name in ("quick", "without_self_training", "best")}
+    runs = {name: ladder / "seed-0" / name / "run" for name in ("quick", "pasting", "best", "self_training")}
     first = (runs["quick"] / "classifier" / "network.pt").read_bytes()
     assert (runs["best"] / "first_classifier" / "network.pt").read_bytes() == first
     assert (runs["best"] / "classifier" / "network.pt").read_bytes() != first
-    once = (runs["without_self_training"] / "unet" / "network.pt").read_bytes()
-    assert (runs["best"] / "unet_round_0" / "network.pt").read_bytes() == once
+    once = (runs["pasting"] / "unet" / "network.pt").read_bytes()
+    assert (runs["self_training"] / "unet_round_0" / "network.pt").read_bytes() == once
+    assert (runs["best"] / "unet" / "uncalibrated.pt").read_bytes() == once
     assert (runs["quick"] / "unet" / "network.pt").read_bytes() != once
 
 
