@@ -251,7 +251,9 @@ def method_of(folder: Path) -> str:
             f"Expected a finished training run at {folder}, but it has no result.json. "
             "Choose the folder given to `artseg train --out`, or let the training end."
         )
-    return str(read_json(folder / "result.json").get("method", "scorecam-unet"))
+    content = read_json(folder / "result.json")
+    # runs of other origin name it in their own words; what they hold tells
+    return "scorecam-unet" if {"classifier", "unet"} <= content.keys() else str(content.get("method", "scorecam-unet"))
 
 
 def read_map_run(folder: Path) -> TrainedMap:
