@@ -115,6 +115,7 @@ def of_summary(path: Path) -> dict[str, str]:
         ("precision_recall.csv", of_curve),
         ("overlays.png", of_sheet),
         ("evaluation.png", of_sheet),
+        ("reliability.png", of_sheet),
     ],
 )
 def test_every_file(
@@ -133,7 +134,7 @@ def test_no_file_was_left_out(outputs: Path) -> None:
     assert kinds == {
         *("artifacts.tif", "probability.tif", "overlay.png", "artifacts.geojson", "filled.tif"),
         *("segmentation.csv", "evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png"),
-        "precision_recall.csv",
+        *("precision_recall.csv", "reliability.png"),
     }
 
 
