@@ -23,6 +23,8 @@ UNLIKE = 3.0
 """From this distance on a field is called unlike: the training images' own lies about 1."""
 
 _SIZES = (1, 2, 4, 8, 16)
+_LARGEST = 2048
+"""Pixels along y and x that are looked at."""
 _NARROWEST = 0.05
 """Features of near-identical images are not taken for more exact than this."""
 
@@ -47,11 +49,14 @@ def image_features(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = No
     counted = np.ones(image.shape, dtype=np.bool_) if valid is None else valid
     image = np.where(counted, image, np.float32(0))
     found: dict[str, float] = {}
-    finer = image
+    finer, kept, step, blurred = image, counted, 1, 0
     for size in _SIZES:
-        coarser: NDArray[np.float32] = _gaussian(image, size)
-        found[f"contrast_{size}_px"] = math.log10(max(float((finer - coarser)[counted].std()), 1e-6))
-        finer = coarser
+        # variances of Gaussians add up; what is blurred already is seen in full at half the resolution
+        coarser: NDArray[np.float32] = _gaussian(finer, math.sqrt(size**2 - blurred**2) / step)
+        found[f"contrast_{size}_px"] = math.log10(max(float((finer - coarser)[kept].std()), 1e-6))
+        finer, blurred = coarser, size
+        if size >= 2 * step and kept[::2, ::2].any():
+            finer, kept, step = finer[::2, ::2], kept[::2, ::2], 2 * step
     found["skewness"] = float(np.cbrt((image[counted] ** 3).mean()))
     found["extreme_share"] = math.log10(float((np.abs(image[counted]) > 3).mean()) + 1e-4)
     return found
@@ -91,3 +96,32 @@ def distance(features: Mapping[str, float], reference: Mapping[str, tuple[float,
         if name in features
     ]
     return math.sqrt(float(np.mean(np.square(off)))) if off else math.nan
+
+
+def unlikeness(
+    pixels: NDArray[Any], reference: Mapping[str, tuple[float, float]], *, artifact: NDArray[np.bool_] | None = None
+) -> float:
+    """Give the distance of a field of view from a model's clean training images, outside of the artifacts found in it.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (y, x)
+        As stored; any range.
+    reference : mapping
+        Of `summarise_features`.
+    artifact : bool array of shape (y, x), optional
+        Pixels that do not count: artifacts, and what was masked in the input.
+
+    Returns
+    -------
+    float
+        See `distance`; NaN where nothing is left to look at, or nothing is known of the training images.
+    """
+    # the middle of very large images tells as much, in bounded memory
+    middle = tuple(slice(max(0, (side - _LARGEST) // 2), (side + _LARGEST + 1) // 2) for side in pixels.shape)
+    pixels = pixels[middle]
+    valid = None if artifact is None else ~artifact[middle]
+    left = pixels if valid is None else pixels[valid]
+    if not reference or not left.size or left.min() == left.max():
+        return math.nan
+    return distance(image_features(pixels, valid=valid), reference)

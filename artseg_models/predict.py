@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -289,6 +289,11 @@ class ImagePredictor(ABC):
         """What the map shows: artifacts, unless a package says otherwise."""
         return "artifacts"
 
+    @property
+    def image_features(self) -> Mapping[str, tuple[float, float]]:
+        """What the training images look like, see `artseg_models.likeness`; empty where that is not known."""
+        return {}
+
     @abstractmethod
     def _map(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
@@ -442,6 +447,11 @@ class Predictor(ImagePredictor):
     def model(self) -> Model:
         """The package."""
         return self.package
+
+    @property
+    def image_features(self) -> Mapping[str, tuple[float, float]]:
+        """As the package states."""
+        return self.package.image_features
 
     @property
     def target(self) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files, write_text
 from artseg_models.fill import FillSettings, audit_of, fill, refuse_original
 from artseg_models.images import BrightfieldImage, find_images, read_image, read_samples, save_image
+from artseg_models.likeness import UNLIKE, unlikeness
 from artseg_models.outlines import to_geojson
 from artseg_models.predict import ImagePredictor, Model, Prediction
 from artseg_models.progress import track
@@ -41,6 +43,7 @@ COLUMNS: tuple[str, ...] = (
     "area_fraction",
     "usable_area_px",
     "artifact_count",
+    "unlike",
     "cutoff",
     "smallest_artifact_px",
     "smallest_artifact_um2",
@@ -72,11 +75,14 @@ class Segmented:
         Images with a mask.
     failed : tuple of (Path, str)
         Images without one, and why.
+    unlike : tuple of (Path, float)
+        Images that look unlike what the model was trained on, and their distance; see `artseg_models.likeness`.
     """
 
     table: Path
     done: int
     failed: tuple[tuple[Path, str], ...]
+    unlike: tuple[tuple[Path, float], ...] = ()
 
 
 def images_of(sources: Sequence[Path]) -> list[Path]:
@@ -149,6 +155,7 @@ def segment_images(
     stems = unique_stems(images)
     rows: list[dict[str, object]] = []
     failed: list[tuple[Path, str]] = []
+    unlike: list[tuple[Path, float]] = []
 
     def read(path: Path) -> BrightfieldImage:
         return read_image(path, plane=plane, pixel_size_um=pixel_size_um)
@@ -178,7 +185,11 @@ def segment_images(
             filled=filled,
             plane=plane,
         )
-        return _row(image, found, predictor.model, predictor.target)
+        artifact = found.mask if found.valid is None else found.mask | ~found.valid
+        distance = unlikeness(image.pixels, predictor.image_features, artifact=artifact)
+        if distance >= UNLIKE:
+            unlike.append((image.path, distance))
+        return _row(image, found, predictor.model, predictor.target, distance)
 
     def note(path: Path, row: Callable[[], dict[str, object]]) -> None:
         try:
@@ -216,7 +227,7 @@ def segment_images(
         raise ArtSegError(
             f"{error} Before that, {len(failed)} of {len(images)} images could not be segmented."
         ) from error
-    return Segmented(table=out / "segmentation.csv", done=len(images) - len(failed), failed=tuple(failed))
+    return Segmented(out / "segmentation.csv", len(images) - len(failed), tuple(failed), tuple(unlike))
 
 
 def _raise(error: ArtSegError) -> dict[str, object]:
@@ -246,7 +257,7 @@ def _in_pixels(area_um2: float, image: BrightfieldImage) -> int:
     return round(area_um2 / image.pixel_size_um**2)
 
 
-def _row(image: BrightfieldImage, found: Prediction, model: Model, target: str) -> dict[str, object]:
+def _row(image: BrightfieldImage, found: Prediction, model: Model, target: str, distance: float) -> dict[str, object]:
     size = image.pixel_size_um
     verdict = "artifact" if found.count else "clean"
     return {
@@ -256,6 +267,7 @@ def _row(image: BrightfieldImage, found: Prediction, model: Model, target: str) 
         "area_fraction": f"{found.area_fraction:.6f}",
         "usable_area_px": found.usable_area_px,
         "artifact_count": found.count,
+        "unlike": "" if math.isnan(distance) else f"{distance:.2f}",
         "smallest_artifact_um2": "" if size is None else f"{found.smallest_artifact_px * size**2:.2f}",
         "pixel_size_um": "" if size is None else f"{size:.6g}",
         "tiles": found.tiles,

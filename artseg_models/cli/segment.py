@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from artseg_models.packages.read import Package
 
 
+#: images unlike the training images that are named; the table has all
+_MOST_LISTED = 10
+
+
 @app.command(rich_help_panel="Main job")
 def segment(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
@@ -75,8 +79,9 @@ def segment(
     """Write an artifact mask and a probability map for every image, and one table for all.
 
     NAME_artifacts.tif holds 255 on artifacts and 0 elsewhere, NAME_probability.tif the probability of artifact, 0 to 1,
-    and segmentation.csv one row for each image: verdict, area fraction, number of artifacts. A file that cannot be
-    used is listed there and at the end; the others are done. Every file says which model made it.
+    and segmentation.csv one row for each image: verdict, area fraction, number of artifacts, and how unlike the
+    model's training images it looks: a warning says where that is much. A file that cannot be used is listed there and
+    at the end; the others are done. Every file says which model made it.
 
     The model may be any package of the BioImage Model Zoo that takes one grey image and gives one map or mask. Those
     of others state no cutoff: 0.5 is taken, and every artifact kept, unless you give --cutoff and --smallest-artifact.
@@ -111,6 +116,16 @@ def segment(
         filled=FillSettings(margin=fill_margin) if fill else None,
     )
     console.print(f"{done.done} images segmented; table: {done.table}")
+    if done.unlike:
+        listed = "\n".join(f"  {path}: {distance:.1f}" for path, distance in done.unlike[:_MOST_LISTED])
+        more = len(done.unlike) - _MOST_LISTED
+        console.print(
+            f"{len(done.unlike)} of {done.done} images look unlike what the model was trained on (column unlike of the "
+            f"table; images of the same kind are at about 1). Look at their masks before you use them:\n{listed}"
+            + (f"\n  and {more} more" if more > 0 else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
     if done.failed:
         listed = "\n".join(f"  {path}: {reason}" for path, reason in done.failed)
         raise ArtSegError(

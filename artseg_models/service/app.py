@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
@@ -364,6 +365,8 @@ def create_app(
 def _segment(
     body: bytearray, options: SegmentOptions, models: ModelCache, path: Path, *, cpu_fallback: bool, waited: float
 ) -> list[bytes]:
+    from artseg_models.likeness import UNLIKE, unlikeness  # as late as the networks: the service must start soon
+
     pixels, valid = read_arrays(body)
     model = models.get(path)
     if options.sha256 is not None and model.sha256 != options.sha256:
@@ -378,6 +381,14 @@ def _segment(
         cpu_allowed=options.cpu_allowed and cpu_fallback,
         source=options.source,
     )
+    artifact = prediction.mask if valid is None else prediction.mask | ~valid
+    distance = unlikeness(pixels, model.predictor.image_features, artifact=artifact)
+    notes = [prediction.note] if prediction.note else []
+    if distance >= UNLIKE:
+        notes.append(
+            f"The image looks unlike what {model.name} was trained on ({distance:.1f}; images of the same kind are at "
+            "about 1). Look at its mask before you use it."
+        )
     logger.info(
         "%s: %d artifacts, area fraction %.4f, %.2f s",
         options.source,
@@ -408,7 +419,8 @@ def _segment(
         "smallest_artifact_px": prediction.smallest_artifact_px,
         "device": prediction.device,
         "tiles": prediction.tiles,
-        "note": prediction.note,
+        "note": " ".join(notes) or None,
+        "unlike": None if math.isnan(distance) else distance,
         "seconds": prediction.seconds,
         "artseg": __version__,
     }

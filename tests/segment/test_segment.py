@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import yaml
 from PIL import Image
+from scipy import ndimage
 from skimage.measure import points_in_poly
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.likeness import UNLIKE, image_features, summarise_features, unlikeness
 from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor, artifact_objects
@@ -279,6 +284,33 @@ def test_an_area_in_um2_needs_a_pixel_size(predictor, batch, tmp_path):
     assert "--pixel-size" in without.failed[0][1]
     segment_images(predictor, [image], tmp_path / "b", smallest_artifact_um2=10, pixel_size_um=0.5)
     assert rows(tmp_path / "b")[0]["smallest_artifact_px"] == "40"
+
+
+def test_images_of_another_kind_are_told_and_an_artifact_is_no_other_kind(packages, sample, tmp_path):
+    """Fields as in training, one of them spoilt, and one out of focus."""
+    model, fields, out = tmp_path / "model", tmp_path / "fields", tmp_path / "out"
+    with zipfile.ZipFile(packages["unet"]) as package:
+        package.extractall(model)
+    clean = sample[:, 100:].astype(np.float32)
+    known = summarise_features([image_features(clean[row:]) for row in (0, 20, 40)])
+    description = yaml.safe_load((model / "rdf.yaml").read_text())
+    description["config"]["artseg"]["image_features"] = {name: list(values) for name, values in known.items()}
+    (model / "rdf.yaml").write_text(yaml.safe_dump(description))
+    fields.mkdir()
+    tifffile.imwrite(fields / "alike.tiff", clean)
+    tifffile.imwrite(fields / "blurred.tiff", ndimage.gaussian_filter(clean, 5))
+    done = artseg("segment", fields, "--model", model, "--out", out, "--cutoff", "1")
+    assert done.returncode == 0, done.stderr
+    distances = {Path(row["image"]).stem: float(row["unlike"]) for row in rows(out)}
+    assert distances["alike"] < 1.5
+    assert distances["blurred"] > UNLIKE
+    assert "1 of 2 images look unlike" in done.stdout
+    assert "blurred.tiff" in done.stdout
+    assert "alike.tiff" not in done.stdout
+    disc = ndimage.gaussian_filter(sample.astype(np.float32), 4) < 1400
+    spoilt = unlikeness(sample, known, artifact=ndimage.binary_dilation(disc, iterations=8))
+    assert spoilt < UNLIKE < unlikeness(sample, known)
+    assert math.isnan(unlikeness(sample, {})), "a package that does not say gives no verdict"
 
 
 def test_geojson_polygons_cover_what_the_mask_covers():

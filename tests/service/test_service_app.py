@@ -9,6 +9,7 @@ import pickle
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from artseg_models.errors import ArtSegError
+from artseg_models.likeness import UNLIKE, image_features, summarise_features
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
 from artseg_models.service.app import Activity, Limits, create_app
@@ -352,6 +354,30 @@ def test_models_leave_the_memory_and_come_back(package: Path, image: np.ndarray)
     assert not models.clear()
     after = service.post("/segment", content=npy(image), headers=options(package))
     assert np.array_equal(arrays(before.content)[1], arrays(after.content)[1])
+
+
+def test_an_image_unlike_the_training_images_is_said(package: Path, image: np.ndarray, tmp_path: Path) -> None:
+    service = InProcess(build(ModelCache(device="cpu")))
+
+    def ask(model: Path, pixels: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        answer = service.post("/segment", content=npy(pixels), headers=options(model))
+        result, _, labels = arrays(answer.content)
+        return json.loads(result.tobytes()), labels
+
+    silent, artifacts = ask(package, image)
+    assert silent["unlike"] is None
+    assert silent["note"] is None
+    knowing = tmp_path / "knows-its-images"
+    shutil.copytree(package, knowing)
+    description = json.loads((knowing / "rdf.yaml").read_text())
+    known = summarise_features([image_features(image, valid=artifacts == 0)])
+    description["config"]["artseg"]["image_features"] = {name: list(values) for name, values in known.items()}
+    (knowing / "rdf.yaml").write_text(json.dumps(description))
+    alike, other = ask(knowing, image)[0], ask(knowing, image.cumsum(0))[0]
+    assert alike["unlike"] < 1
+    assert alike["note"] is None
+    assert other["unlike"] > UNLIKE
+    assert "looks unlike what Dark is artifact was trained on" in other["note"]
 
 
 def test_what_memory_made_different_is_said(package: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
