@@ -13,13 +13,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from artseg_models.bundle import pipelines_folder, plugins_folder
 from artseg_models.errors import ArtSegError
+from artseg_models.files import write_text
 from artseg_models.pipelines.blocks import SEGMENT_ARTIFACTS
 from artseg_models.pipelines.project import open_pipeline, save_pipeline
 from artseg_models.pipelines.text import Module
 
 logger = logging.getLogger(__name__)
+
+CHANNELS = "channels.csv"
+"""Beside the results: under which name CellProfiler got each file, where its channels were told by patterns."""
 
 _LOG = "cellprofiler.log"
 _SAY_EVERY_SECONDS = 15.0
@@ -148,7 +154,8 @@ def run_pipeline(
     channels : mapping of str to str, optional
         File name patterns of the channels, for instance {"brightfield": "*ch1*", "dna": "*ch5*"}. Files that agree in
         what the wildcards stand for are one field of view, and CellProfiler gets them as FIELD_brightfield.tif,
-        FIELD_dna.tif, as the example pipelines expect; FIELD is made of what the wildcards stand for.
+        FIELD_dna.tif, as the example pipelines expect; FIELD is made of what the wildcards stand for. `channels.csv`
+        beside the results says which file (`image`) had which name (`name`).
 
     Returns
     -------
@@ -172,9 +179,14 @@ def run_pipeline(
     except OSError as error:
         raise ArtSegError(f"Could not write into {out}: {error.strerror or error}. Choose another folder.") from error
     try:
-        staged = images.resolve() if channels is None else _stage(images, channels, work / "images")
         results = work / "results"
         results.mkdir()
+        staged = images.resolve()
+        if channels is not None:
+            given = _stage(images, channels, work / "images")
+            staged = (work / "images").resolve()
+            rows = pd.DataFrame(list(given.items()), columns=["name", "image"])
+            write_text(results / CHANNELS, rows.to_csv(index=False, lineterminator="\n"))
         if package is not None:
             pipeline = with_package(pipeline, package, results / pipeline.name)
         arguments = [
@@ -329,7 +341,7 @@ def _with_package(module: Module, package: Path) -> Module:
     return module
 
 
-def _stage(images: Path, channels: Mapping[str, str], folder: Path) -> Path:
+def _stage(images: Path, channels: Mapping[str, str], folder: Path) -> dict[str, Path]:
     """Give the files of the channels the names that the example pipelines expect, in a folder of their own."""
     names = sorted(path.name for path in images.iterdir() if path.is_file() and not path.name.startswith("."))
     fields: dict[str, dict[str, str]] = {}
@@ -353,6 +365,7 @@ def _stage(images: Path, channels: Mapping[str, str], folder: Path) -> Path:
                 f"Files there are, for instance: {', '.join(names[:3]) or 'none'}."
             )
     folder.mkdir(parents=True)
+    given: dict[str, Path] = {}
     for field, known in fields.items():
         lacking = [channel for channel in channels if channel not in known]
         if lacking:
@@ -362,8 +375,10 @@ def _stage(images: Path, channels: Mapping[str, str], folder: Path) -> Path:
                 "Files of a field must agree in what the patterns' wildcards stand for."
             )
         for channel, name in known.items():
-            _link(images / name, folder / f"{field}_{channel}{Path(name).suffix}")
-    return folder.resolve()
+            target = folder / f"{field}_{channel}{Path(name).suffix}"
+            _link(images / name, target)
+            given[target.name] = (images / name).resolve()
+    return given
 
 
 def _capturing(pattern: str) -> re.Pattern[str]:

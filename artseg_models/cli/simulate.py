@@ -16,6 +16,7 @@ SimulationFolder = Annotated[Path, typer.Argument(help="Folder to write; made if
 SimulationSide = Annotated[int, typer.Option(min=32, help="Width and height of a field in pixels.")]
 SimulationSeed = Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")]
 SimulationFraction = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of fields with artifacts.")]
+SimulationOME = Annotated[bool, typer.Option(help="Write each field as one OME-TIFF of three channels too, in ome/.")]
 
 
 @simulate_app.command("training")
@@ -43,6 +44,7 @@ def simulate_a_plate(
     side: SimulationSide = 512,
     seed: SimulationSeed = 0,
     artifact_fraction: SimulationFraction = 0.5,
+    ome: SimulationOME = False,
 ) -> None:
     """Simulate a plate: brightfield, DNA and signal channel, a dose that raises the signal, and the truth."""
     from artseg_models.simulate import simulate_plate
@@ -54,6 +56,7 @@ def simulate_a_plate(
         shape=(side, side),
         seed=seed,
         artifact_fraction=artifact_fraction,
+        ome=ome,
     )
     console.print(f"{wells * fields_per_well} fields in {out}; truth in truth.csv", highlight=False, markup=False)
 
@@ -132,7 +135,7 @@ def simulate_an_assay(
         float,
         typer.Option(min=0.0, max=0.9, help="How much wells of one concentration differ, as a share (one SD)."),
     ] = 0.06,
-    ome: Annotated[bool, typer.Option(help="Write each field as one OME-TIFF of three channels too.")] = False,
+    ome: SimulationOME = False,
 ) -> None:
     """Simulate the paper's ten ligand displacement experiments on 96-well plates, with known log IC50.
 

@@ -65,7 +65,7 @@ class Scale:
 
 SCALES: dict[Size, Scale] = {
     "standard": Scale(
-        training_fields=240,
+        training_fields=480,
         scale=0.5,
         # networks of a few filters, which learn within minutes on a processor
         overrides={
@@ -200,6 +200,7 @@ def _training_steps(out: Path, scale: Scale, seed: int) -> list[Step]:
             scale=scale.scale,
             prevalence=0.5,
             fluorescence=True,
+            alike=False,  # the same world as the assay's
         )
 
     def train_model() -> object:

@@ -18,6 +18,7 @@ import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 
+from artseg_models.cellprofiler import CHANNELS
 from artseg_models.errors import ArtSegError
 from artseg_models.images import read_mask_image
 from artseg_models.impact.wells import plate_folders, well_name
@@ -278,6 +279,7 @@ def read_results(
     area = next((name for name in image_table.columns if str(name).startswith("ArtSeg_AreaFraction")), None)
     probability = next((name for name in image_table.columns if re.match(r"ArtSeg_Probability", str(name))), None)
     masks = {} if folder is None else {path.stem: path for path in sorted(folder.rglob("*_artifacts.tif*"))}
+    given = {} if folder is None else _files_given(folder / CHANNELS)
     fields: list[Field] = []
     for row, key, name in zip(image_table.to_dict("records"), keys, names, strict=True):
         there = _path_of(row, brightfield)
@@ -287,7 +289,11 @@ def read_results(
                 name=name,
                 contaminated=math.nan if area is None else _number(row[area]),
                 probability=math.nan if probability is None else _number(row[probability]),
-                image=_first_file(there, None if images is None or there is None else images / there.name),
+                image=_first_file(
+                    there,
+                    None if there is None else given.get(there.name),
+                    *(() if images is None or there is None else _moved(there.name, given, images)),
+                ),
                 mask=masks.get(f"{name}_artifacts"),
             )
         )
@@ -530,6 +536,19 @@ def _keys_of(images: pd.DataFrame, names: Sequence[str], pattern: str | None) ->
 def _path_of(row: Mapping[Any, Any], brightfield: str) -> Path | None:
     name, folder = row.get(f"FileName_{brightfield}"), row.get(f"PathName_{brightfield}")
     return None if _blank(name) else Path("." if _blank(folder) else str(folder)) / str(name)
+
+
+def _files_given(path: Path) -> dict[str, Path]:
+    """Tell which file each name stood for, where `artseg cellprofiler run` found channels by patterns."""
+    if not path.is_file():
+        return {}
+    table = _csv(path)
+    return {str(name): Path(str(image)) for name, image in zip(table["name"], table["image"], strict=True)}
+
+
+def _moved(name: str, given: Mapping[str, Path], images: Path) -> tuple[Path, ...]:
+    """Say where a file may be whose folder was moved: under the name that CellProfiler saw, or under its own."""
+    return (images / name, *((images / given[name].name,) if name in given else ()))
 
 
 def _first_file(*places: Path | None) -> Path | None:

@@ -8,21 +8,26 @@ these do to the measured intensities comes from their light alone and is set now
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import whole_file
 from artseg_models.images import MINIMUM_SIDE
 from artseg_models.progress import track
-from artseg_models.simulate.datasets import field_row, nuclei_rows, spoilt_fields, well_name, write_field, write_table
+from artseg_models.simulate.datasets import (
+    field_row,
+    nuclei_rows,
+    spoilt_fields,
+    well_name,
+    write_field,
+    write_ome,
+    write_table,
+)
 from artseg_models.simulate.families import FAMILIES
-from artseg_models.simulate.fields import SimulatedField, simulate_field
+from artseg_models.simulate.fields import simulate_field
 from artseg_models.simulate.optics import draw_look
 
 LABELLED_LIGAND_NM = 2.0
@@ -183,7 +188,7 @@ def simulate_assay(
         name = f"{well}_s{site + 1}"
         write_field(folder / plate, name, field, pixel_size_um=pixel_size_um)
         if ome:
-            _write_ome(folder / plate / "ome" / f"{name}.ome.tiff", field, pixel_size_um, f"{seed}-{number}")
+            write_ome(folder / plate / "ome" / f"{name}.ome.tiff", field, pixel_size_um, f"{seed}-{number}")
         of_nuclei = nuclei_rows(field, well, site + 1)
         nuclei.setdefault(plate, []).extend(of_nuclei)
         truth.setdefault(plate, []).append(field_row(field, well, site + 1, concentration, of_nuclei))
@@ -221,24 +226,3 @@ def simulate_assay(
     )
     write_table(folder / "layout.csv", layout)
     return folder / "layout.csv"
-
-
-def _write_ome(path: Path, field: SimulatedField, pixel_size_um: float, identity: str) -> None:
-    """Write brightfield, DNA and signal as one OME-TIFF of axes CYX."""
-    with whole_file(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            np.stack([field.brightfield, field.dna, field.signal]),
-            ome=True,
-            photometric="minisblack",
-            compression="zlib",
-            metadata={
-                "axes": "CYX",
-                "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, identity)),
-                "Channel": {"Name": ["brightfield", "dna", "signal"]},
-                "PhysicalSizeX": pixel_size_um,
-                "PhysicalSizeXUnit": "\N{MICRO SIGN}m",
-                "PhysicalSizeY": pixel_size_um,
-                "PhysicalSizeYUnit": "\N{MICRO SIGN}m",
-            },
-        )

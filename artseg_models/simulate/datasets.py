@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tifffile
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import write_text
+from artseg_models.files import whole_file, write_text
 from artseg_models.images import write_image
 from artseg_models.labels import LabelledImage, LabelSet, MaskSource, mark_simulated, with_splits, write_labels
 from artseg_models.progress import track
@@ -106,6 +108,7 @@ def simulate_plate(
     shape: tuple[int, int] = (512, 512),
     seed: int = 0,
     artifact_fraction: float = 0.5,
+    ome: bool = False,
 ) -> Path:
     """Simulate a plate whose wells carry a dose that raises the signal, with artifacts in some fields.
 
@@ -123,6 +126,8 @@ def simulate_plate(
         The same seed gives the same files.
     artifact_fraction : float
         Share of fields with artifacts, 0 to 1.
+    ome : bool
+        Whether each field is written as one OME-TIFF of three channels too, in `ome/`.
 
     Returns
     -------
@@ -156,7 +161,10 @@ def simulate_plate(
             signal_level=_response(doses[at]),
             look=look,
         )
-        write_field(folder, f"{well}_s{site}", field)
+        name = f"{well}_s{site}"
+        write_field(folder, name, field)
+        if ome:
+            write_ome(folder / "ome" / f"{name}.ome.tiff", field, PIXEL_SIZE_UM, f"plate-{seed}-{number}")
         of_nuclei = nuclei_rows(field, well, site)
         nuclei += of_nuclei
         truth.append(field_row(field, well, site, doses[at], of_nuclei))
@@ -209,6 +217,39 @@ def write_field(folder: Path, name: str, field: SimulatedField, *, pixel_size_um
         write_image(folder / f"{name}_{channel}.tiff", image, pixel_size_um=pixel_size_um)
     for what, image in (("nuclei", field.nuclei), ("cells", field.cells), ("artifacts", field.artifact_mask)):
         write_image(folder / "truth" / f"{name}_{what}.tiff", image, pixel_size_um=pixel_size_um)
+
+
+def write_ome(path: Path, field: SimulatedField, pixel_size_um: float, identity: str) -> None:
+    """Write brightfield, DNA and signal as one OME-TIFF of axes CYX.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    field : SimulatedField
+        What is in it.
+    pixel_size_um : float
+        Side of its pixels in micrometres.
+    identity : str
+        Tells this image from others; its UUID follows from it, so that the same image gives the same bytes.
+    """
+    with whole_file(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            np.stack([field.brightfield, field.dna, field.signal]),
+            ome=True,
+            photometric="minisblack",
+            compression="zlib",
+            metadata={
+                "axes": "CYX",
+                "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, identity)),
+                "Channel": {"Name": ["brightfield", "dna", "signal"]},
+                "PhysicalSizeX": pixel_size_um,
+                "PhysicalSizeXUnit": "\N{MICRO SIGN}m",
+                "PhysicalSizeY": pixel_size_um,
+                "PhysicalSizeYUnit": "\N{MICRO SIGN}m",
+            },
+        )
 
 
 def field_row(

@@ -181,6 +181,7 @@ def simulate_family(
     scale: float = 1.0,
     prevalence: float | None = None,
     fluorescence: bool = False,
+    alike: bool = True,
 ) -> Path:
     """Simulate images like those of one of the paper's data sets.
 
@@ -202,6 +203,9 @@ def simulate_family(
         Share of fields with artifacts; the data set's own by default.
     fluorescence : bool
         Whether the fluorescence channels and the label maps are written.
+    alike : bool
+        Draw contrast, tint and sharpness of artifacts alike for all kinds, so that none is told by them; otherwise each
+        kind looks as `simulate_assay` draws it, by what it is made of.
 
     Returns
     -------
@@ -243,7 +247,7 @@ def simulate_family(
             cell_density=family.density() * of_well.uniform(0.6, 1.4),
             # a speck of less than a pixel could not be seen
             areas=[max(area * scale**2, 2.0) for area in areas],
-            alike=True,
+            alike=alike,
         )
         stem = f"field{number + 1:04d}"
         image = folder / "images" / f"{stem}.tiff"

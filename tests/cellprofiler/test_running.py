@@ -55,7 +55,8 @@ def test_channels_of_a_field_come_together(tmp_path: Path, stand_in: list[str]) 
         "B10-x_brightfield.tif B10-ch1-x.tif",
         "B10-x_dna.tif B10-ch3-x.tif",
     ]
-    assert sorted(path.name for path in out.iterdir()) == ["Image.csv", "cellprofiler.log"]
+    assert sorted(path.name for path in out.iterdir()) == ["Image.csv", "cellprofiler.log", "channels.csv"]
+    assert f"B10-x_dna.tif,{images.resolve() / 'B10-ch3-x.tif'}" in (out / "channels.csv").read_text().splitlines()
     (images / "B10-ch3-x.tif").unlink()
     for channels, message in (
         ({"brightfield": "*-ch1*", "dna": "*-ch3*"}, "B10-ch1-x.tif has no dna"),

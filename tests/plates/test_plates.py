@@ -183,6 +183,21 @@ def test_results_of_both_pipelines_in_folders_and_in_sqlite(tmp_path: Path) -> N
     assert read_plate(tmp_path / "plates").plates == ("p1", "p2")
 
 
+def test_images_are_found_that_cellprofiler_knew_by_another_name(segmented: Path, tmp_path: Path) -> None:
+    """As `artseg cellprofiler run --channel` leaves them: the folder of the names is gone."""
+    results = write_results(tmp_path / "results", masked=True, artseg=True)
+    names = pd.read_csv(results / "Image.csv")["FileName_Brightfield"]
+    assert read_plate(results).fields[0].image is None
+    originals = [tmp_path / f"r{number:02d}-ch1.tiff" for number in range(len(names))]
+    for name, original in zip(names, originals, strict=True):
+        original.write_bytes((segmented.parent / "images" / name).read_bytes())
+    pd.DataFrame({"name": names, "image": originals}).to_csv(results / "channels.csv", index=False)
+    assert [one.image for one in read_plate(results).fields] == originals
+    (tmp_path / "moved").mkdir()
+    moved = originals[0].rename(tmp_path / "moved" / originals[0].name)
+    assert [one.image for one in read_plate(results, images=tmp_path / "moved").fields[:2]] == [moved, originals[1]]
+
+
 def test_what_does_not_belong_together_is_refused(segmented: Path, tmp_path: Path) -> None:
     raw = write_results(tmp_path / "raw", masked=False)
     with pytest.raises(ArtSegError, match="results of a pipeline with SegmentArtifacts"):

@@ -6,12 +6,14 @@ import csv
 import functools
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 from skimage import filters, measure
 from typer.testing import CliRunner
@@ -328,3 +330,33 @@ def test_the_commands_write_sets(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "p" / "A01_s1_brightfield.tiff").is_file()
     assert CliRunner().invoke(app, ["simulate", "plate", str(tmp_path / "p"), "--side", "8"]).exit_code == 2
+
+
+def test_every_knob_of_a_plate_has_its_effect(tmp_path: Path) -> None:
+    def plate(name: str, *changed: str) -> Path:
+        given = ["--wells", "2", "--fields-per-well", "1", "--side", "48", *changed]  # the last of a knob counts
+        result = CliRunner().invoke(app, ["simulate", "plate", str(tmp_path / name), *given])
+        assert result.exit_code == 0, result.output
+        return tmp_path / name
+
+    def fields(folder: Path) -> list[str]:
+        return sorted(path.name.removesuffix("_dna.tiff") for path in folder.glob("*_dna.tiff"))
+
+    help_page = CliRunner().invoke(app, ["simulate", "plate", "--help"], env={"COLUMNS": "200"}).output
+    knobs = set(re.findall(r"--(?!no-|help)[a-z-]+", help_page))
+    assert knobs == {"--wells", "--fields-per-well", "--side", "--seed", "--artifact-fraction", "--ome"}
+
+    usual = plate("usual")
+    assert files(plate("again")) == files(usual)
+    assert fields(plate("wells", "--wells", "3")) == ["A01_s1", "A02_s1", "A03_s1"]
+    assert fields(plate("sites", "--fields-per-well", "2")) == ["A01_s1", "A01_s2", "A02_s1", "A02_s2"]
+    other = plate("seed", "--seed", "1")
+    assert fields(other) == fields(usual)
+    assert files(other)["A01_s1_brightfield.tiff"] != files(usual)["A01_s1_brightfield.tiff"]
+    spoilt = plate("spoilt", "--artifact-fraction", "1")
+    assert all(read_mask_image(path).any() for path in (spoilt / "truth").glob("*_artifacts.tiff"))
+    larger = plate("larger", "--side", "64", "--ome")
+    with tifffile.TiffFile(larger / "ome" / "A01_s1.ome.tiff") as opened:
+        series = opened.series[0]
+        assert (opened.is_ome, series.axes, series.shape, series.dtype) == (True, "CYX", (3, 64, 64), np.uint16)
+        np.testing.assert_array_equal(series.asarray()[1], read_image(larger / "A01_s1_dna.tiff").pixels)
