@@ -19,6 +19,9 @@ from artseg_models.training.sampling import balanced_draw, class_weights, same_s
 
 #: what is drawn in one stage of a run must not repeat in another
 _STAGE = 1
+#: PyTorch 2.13 on the CPU ends in a segmentation fault going back through a 1x1 convolution of stride 2 over fewer
+#: channels whose numbers lie together (channels_last), where the map has even sides
+_FEWEST_CHANNELS_LAST = 16
 #: changes a training image and with it, where needed, its label: takes index, pixels, whether artifact, and chance
 Vary = Callable[[int, Array, bool, np.random.Generator], tuple[Array, bool]]
 
@@ -27,8 +30,9 @@ def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, dev
     """Make an untrained classifier on a device."""
     torch.manual_seed(seed)
     network = ResNet(settings.depth, settings.width, binning).to(device)
-    # twice as fast on CPUs
-    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if settings.width >= _FEWEST_CHANNELS_LAST:
+        # twice as fast on CPUs
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network
 
 
