@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from artseg_models.errors import ArtSegError
+from artseg_models.files import write_text
+from artseg_models.images import write_image
 from artseg_models.memory import peak_mib
-from artseg_models.methods.padim import StreamedMoments
+from artseg_models.methods import train
 from artseg_models.methods.patch_svdd import STRIDES, embeddings
 from artseg_models.networks.patch_svdd import SMALL, PatchEncoder
+from artseg_models.networks.resnet import ResNet
 from artseg_models.training.fields import Array
 
 #: patches in one pass of the way patch by patch
 _BATCH = 256
+#: images that the scores are scaled by, half of them called artifact
+_VALIDATION = 4
 
 
 @dataclass(frozen=True)
@@ -78,20 +85,34 @@ def _patchwise(encoder: PatchEncoder, image: Array) -> dict[int, Array]:
 
 
 def padim_peak_mib(images: int, *, side: int = 256, channels: int = 100) -> float:
-    """Measure the peak memory of a process of its own that takes PaDiM's moments of so many images, in MiB.
+    """Measure the peak memory of a process of its own that fits PaDiM to so many clean images, in MiB.
 
-    Features are random numbers of the size of those of an image of `side` pixels, with a Gaussian for each position.
+    It is the whole of `artseg train --method padim`: images of `side` x `side` pixels are read and normalised, their
+    features taken by a ResNet18 (of random weights, which need as much memory as trained ones), a Gaussian fitted for
+    each position, and scores scaled on validation images.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_take_moments, (images, side, channels))
+    with tempfile.TemporaryDirectory(prefix="artseg-padim-") as folder, context.Pool(1) as pool:
+        return pool.apply(_fit_padim, (Path(folder), images, side, channels))
 
 
-def _take_moments(images: int, side: int, channels: int) -> float:
-    positions = (side // 4) ** 2
-    moments = StreamedMoments(positions, channels)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(images):
-        moments.add(torch.randn(positions, 1, channels, generator=generator))
-    moments.whitened(0.01)
+def _fit_padim(folder: Path, images: int, side: int, channels: int) -> float:
+    random = np.random.default_rng(0)
+    rows = ["image,label,split"]
+    # labels without an artifact image in the training split are refused
+    wanted = [*[("clean", "train")] * images, ("artifact", "train")]
+    wanted += [(label, "validation") for label in ("clean", "artifact") for _ in range(_VALIDATION // 2)]
+    for number, (label, split) in enumerate(wanted):
+        name = f"{number:05d}.tiff"
+        write_image(folder / name, random.integers(1000, 5000, (side, side), dtype=np.uint16))
+        rows.append(f"{name},{label},{split}")
+    write_text(folder / "labels.csv", "\n".join(rows) + "\n")
+    torch.save(ResNet(18).state_dict(), folder / "weights.pt")
+    train(
+        folder / "labels.csv",
+        folder / "run",
+        method="padim",
+        preset="paper",
+        overrides={"weights": str(folder / "weights.pt"), "channels": channels, "device": "cpu"},
+    )
     return peak_mib()

@@ -80,7 +80,7 @@ def benchmark_methods(
         f"{found.largest_difference:.1e}",
         highlight=False,
     )
-    table = Table("clean images", "peak memory of PaDiM's moments")
+    table = Table("clean images", "peak memory of a whole PaDiM fit")
     for count in images or [50, 500]:
         table.add_row(str(count), f"{padim_peak_mib(count, side=side):.0f} MiB")
     console.print(table, highlight=False)
