@@ -47,13 +47,23 @@ class PairSettings(Settings):
     pairs_per_image: int = Field(default=100, ge=1, description="Pairs of each kind, from each image in an epoch.")
     weight: float = Field(default=1.0, ge=0, description="Of the SVDD loss, beside that of the sides (lambda).")
     shift: float = Field(
-        default=0.1, ge=0, description="Random change of a patch's brightness, in standard deviations of the image."
+        default=0.1,
+        ge=0,
+        description="Random change of a patch's brightness where sides are told, in standard deviations of the image.",
     )
-    noise: float = Field(default=0.1, ge=0, description="Random noise of a patch, in standard deviations of the image.")
+    noise: float = Field(
+        default=0.1,
+        ge=0,
+        description="Random noise of a patch where sides are told, in standard deviations of the image.",
+    )
 
 
 class PatchSVDDSettings(AnomalySettings):
-    """Settings of Patch SVDD; the defaults are those of its paper and published program, the cutoff of Ali et al."""
+    """Settings of Patch SVDD; the defaults are those of its paper and published program, the cutoff of Ali et al.
+
+    Other than the program, an image is normalised by itself, not by the mean of all; a patch whose neighbour would lie
+    outside is drawn anew, not moved to the border; and the last layer that tells sides has free weights.
+    """
 
     dimensions: int = Field(default=64, ge=1, description="Numbers of an embedding.")
     width: int = Field(default=32, ge=1, description="Channels of the first convolution.")
@@ -125,8 +135,12 @@ class PatchSVDD:
             for size in STRIDES:
                 beside = [side_pair(split.images[int(index)], size, random) for index in indices]
                 near = [near_pair(split.images[int(index)], size, random) for index in indices]
-                stacks = [np.stack([pair[place] for pair in group]) for group in (beside, near) for place in (0, 1)]
-                tensors = [torch.from_numpy(_varied(stack, pairs, random))[:, None] for stack in stacks]
+                first, second, centre, close = (
+                    np.stack([pair[place] for pair in group]) for group in (beside, near) for place in (0, 1)
+                )
+                # as in the published program: those that are to lie together stay as they are
+                stacks = (_varied(first, pairs, random), _varied(second, pairs, random), centre, close)
+                tensors = [torch.from_numpy(stack)[:, None] for stack in stacks]
                 sides = torch.tensor([pair[2] for pair in beside])
                 drawn[size] = [tensor.to(self._device) for tensor in (*tensors, sides)]
             return drawn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -250,6 +251,28 @@ def test_published_weights_of_three_colours_are_summed(tmp_path):
     torch.save(state, tmp_path / "colours.pt")
     backbone: Any = trained_backbone("resnet18", tmp_path / "colours.pt")
     torch.testing.assert_close(backbone.network.state_dict()["conv1.weight"], grey)
+
+
+def test_weights_that_timm_downloads_are_taken_under_their_names(monkeypatch):
+    """A stand-in gives what timm would: `make peers` holds the real library's names against ours."""
+    asked = []
+    state = ResNet(18).state_dict()
+    state |= {"conv1.weight": state["conv1.weight"].repeat(1, 3, 1, 1) / 3, "fc.weight": torch.zeros(1000, 512)}
+
+    def create_model(name: str, *, pretrained: bool) -> Any:
+        asked.append((name, pretrained))
+        if name == "resnet34":
+            raise OSError("no connection")
+        return SimpleNamespace(state_dict=lambda: state)
+
+    there = importlib.import_module
+    timm = SimpleNamespace(create_model=create_model)
+    monkeypatch.setattr(importlib, "import_module", lambda name: timm if name == "timm" else there(name))
+    backbone: Any = trained_backbone("resnet18", None)
+    assert asked == [("resnet18", True)]
+    torch.testing.assert_close(backbone.network.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
+    with pytest.raises(ArtSegError, match=r"could not download the weights of resnet34: no connection.*weights=FILE"):
+        trained_backbone("resnet34", None)
 
 
 def test_efficientnet_lite_comes_with_its_weights():
