@@ -50,7 +50,7 @@ class Scale:
     Attributes
     ----------
     training_fields : int
-        Fields of the plate that teaches, half of them with artifacts.
+        Fields of the plate that teaches, two thirds of them with artifacts.
     scale : float
         Size of the images relative to 1224 x 904 pixels.
     overrides, structure_overrides : mapping
@@ -65,7 +65,7 @@ class Scale:
 
 SCALES: dict[Size, Scale] = {
     "standard": Scale(
-        training_fields=480,
+        training_fields=360,
         scale=0.5,
         # networks of a few filters, which learn within minutes on a processor
         overrides={
@@ -198,7 +198,7 @@ def _training_steps(out: Path, scale: Scale, seed: int) -> list[Step]:
             fields=scale.training_fields,
             seed=seed + 100,
             scale=scale.scale,
-            prevalence=0.5,
+            prevalence=2 / 3,
             fluorescence=True,
             alike=False,  # the same world as the assay's
         )
