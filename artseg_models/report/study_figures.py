@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -112,7 +113,10 @@ def _bars(results: Results) -> tuple[str, str, str, Figure | None]:
                 else:
                     axes.bar(at, row["value"], color=METHOD_COLORS[method], width=0.62)
                     if row["low"] is not None:
-                        axes.plot([at, at], [row["low"], row["high"]], color=MUTED, linewidth=1.6)
+                        # seen on bars of any colour
+                        rim = patheffects.withStroke(linewidth=3.6, foreground=WHITE)
+                        ends = [row["low"], row["high"]]
+                        axes.plot([at, at], ends, color=MUTED, linewidth=1.6, path_effects=[rim])
                 if row["paper_value"] is not None:
                     axes.scatter(
                         [at + 0.38], [row["paper_value"]], marker="D", s=34, facecolor="none", edgecolor=ORANGE
