@@ -97,8 +97,8 @@ def _draw(axes: Axes, curve: Curve, style: tuple[str, str, object]) -> None:
         x = np.linspace(low - 0.2, high + 0.2, 200)
         # a curve that does not fix its middle is drawn faint
         axes.plot(x, fit.predict(x), color=color, linestyle=line, linewidth=1.6, alpha=1 if fit.usable else 0.4)
-        said = f"{curve.treatment}: {fit.log_ic50:.2f} \N{PLUS-MINUS SIGN} {fit.log_ic50_sd:.2f}"
-        said += "" if fit.usable else f" ({fit.status})"
+        if fit.usable:  # figures that the data do not fix would only look like some
+            said = f"{curve.treatment}: {fit.log_ic50:.2f} \N{PLUS-MINUS SIGN} {fit.log_ic50_sd:.2f}"
     axes.plot([], [], color=color, marker=mark, markersize=4.5, linestyle=line, linewidth=1.6, label=said)
     if any(math.isinf(well.place.log_concentration) for well in curve.wells):
         ticks = [float(value) for value in range(math.ceil(low), math.floor(high) + 1, max(1, round((high - low) / 6)))]

@@ -264,4 +264,6 @@ def test_the_page_reads_on_screen_and_on_paper(segmented: Path, tmp_path: Path, 
     assert broken == 0
     pdf = page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 5
+    # the first sheet holds more than the headline: pictures of the worst fields
+    assert b"/Subtype /Image" in page.pdf(prefer_css_page_size=True, page_ranges="1")
     page.close()
