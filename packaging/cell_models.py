@@ -1,10 +1,11 @@
 """Write dist/models/artseg-simulated-nuclei*.zip and -cells*.zip: nuclei and cell bodies from brightfield.
 
-make cells, or: python packaging/develop.py run python packaging/cell_models.py [--out FOLDER]
+make cells, or: python packaging/develop.py run python packaging/cell_models.py [--out FOLDER] [--size tiny]
 
 It simulates fields of view with artifacts, trains one network on the label maps of nuclei and one on those of cell
 bodies, with the pixels under artifacts left out of the labels, exports both, and scores them on the fields of the test
-split. Stop it at any time; with --work the same command goes on. The seed is fixed.
+split. Stop it at any time; with --work the same command goes on. The seed is fixed. In size tiny it shows within a
+minute or two that everything works; such networks learn little.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from artseg_models.impact.chain import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "artseg-simulated"
 SEED = 2022
 
 
-def build(out: Path, work: Path, *, fields: int, scale: float) -> None:
+def build(
+    out: Path, work: Path, *, size: Size = "standard", fields: int | None = None, scale: float | None = None
+) -> None:
     """Write the packages into `out`, what they were made from into `work`."""
     from artseg_models.impact.chain import SCALES
     from artseg_models.impact.structures import score_structure
@@ -34,7 +41,15 @@ def build(out: Path, work: Path, *, fields: int, scale: float) -> None:
     images = work / f"{NAME}-cho-fields"
     labels = images / "labels.csv"
     if not labels.exists():
-        simulate_family(images, "cho-m4r", fields=fields, seed=SEED, scale=scale, prevalence=0.5, fluorescence=True)
+        simulate_family(
+            images,
+            "cho-m4r",
+            fields=fields or (24 if size == "tiny" else 240),
+            seed=SEED,
+            scale=scale or SCALES[size].scale,
+            prevalence=0.5,
+            fluorescence=True,
+        )
     for structure in STRUCTURES:
         run = train_structure(
             labels,
@@ -42,7 +57,7 @@ def build(out: Path, work: Path, *, fields: int, scale: float) -> None:
             work / structure,
             structure=structure,
             seed=SEED,
-            overrides=SCALES["standard"].structure_overrides[structure],
+            overrides=SCALES[size].structure_overrides[structure],
         )
         package, _ = export_structure(run, out, name=NAME)
         scores = score_structure(package, labels, images / structure)
@@ -56,14 +71,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "dist" / "models", help="default: dist/models")
     parser.add_argument("--work", type=Path, help="keep images and training here; by default a folder that is removed")
-    parser.add_argument("--fields", type=int, default=240, help="how many fields are simulated")
-    parser.add_argument("--scale", type=float, default=0.5, help="of the images, relative to 1224 x 904 pixels")
+    parser.add_argument("--size", choices=["standard", "tiny"], default="standard")
+    parser.add_argument("--fields", type=int, help="how many fields are simulated; default: 240, in size tiny 24")
+    parser.add_argument(
+        "--scale", type=float, help="of the images, relative to 1224 x 904 pixels; default: 0.5, in size tiny 0.2"
+    )
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     started = time.monotonic()
     work = given.work or Path(tempfile.mkdtemp(prefix="artseg-cells-"))
     try:
-        build(given.out, work, fields=given.fields, scale=given.scale)
+        build(given.out, work, size=given.size, fields=given.fields, scale=given.scale)
     finally:
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)

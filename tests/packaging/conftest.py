@@ -48,6 +48,11 @@ def shipped_model() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def cell_models() -> ModuleType:
+    return load_script("cell_models")
+
+
+@pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheelhouse with artseg's own wheel and the plugin, but no library."""
     out = tmp_path_factory.mktemp("wheelhouse") / "house"
