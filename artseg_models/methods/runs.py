@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,7 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
         method.predict(validation.images[index])
         for index in track(range(len(validation)), "Predicting the validation images", len(validation))
     ]
-    gate_threshold, gate_open = _gate(found, validation)
+    gate_threshold, gate_open = _gate(found, validation, fitted.trials)
     chosen = _choose(recipe, settings, fitted, found, validation, gate_open)
     verdicts = _verdicts(found, chosen, gate_threshold, gate_open, binning)
     if gate_threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
@@ -300,12 +300,17 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     shutil.rmtree(cache)
 
 
-def _gate(found: list[Found], validation: Split) -> tuple[float | None, NDArray[np.bool_]]:
+def _gate(
+    found: list[Found], validation: Split, trials: Sequence[tuple[float, bool]]
+) -> tuple[float | None, NDArray[np.bool_]]:
     """Choose the gate of a method with a classifier, and say which validation images it lets pass."""
     probabilities = [one.image_probability for one in found if one.image_probability is not None]
     if len(probabilities) < len(found):
         return None, np.ones(len(found), np.bool_)
-    threshold = best_gate_threshold(np.array(probabilities), validation.artifact)
+    threshold = best_gate_threshold(
+        np.array([*probabilities, *(probability for probability, _ in trials)]),
+        np.array([*validation.artifact, *(artifact for _, artifact in trials)]),
+    )
     return threshold, np.array(probabilities) >= threshold
 
 

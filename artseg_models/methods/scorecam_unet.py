@@ -13,7 +13,7 @@ from pydantic import Field
 from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
 from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
-from artseg_models.training.classifier import image_probability, new_classifier, train_classifier
+from artseg_models.training.classifier import Trial, image_probability, new_classifier, train_classifier
 from artseg_models.training.configuration import (
     QUICK_CLASSIFIER,
     QUICK_SCORECAM,
@@ -32,7 +32,7 @@ from artseg_models.training.loop import load_weights
 from artseg_models.training.precision import use_bf16
 from artseg_models.training.refinement import learned_label, with_unsure_edges
 from artseg_models.training.segmenter import new_unet, probability_map, train_unet
-from artseg_models.training.synthesis import counterfactuals, cutouts_of_split, pasting
+from artseg_models.training.synthesis import counterfactuals, cutouts_of_split, pasting, trials
 
 
 class ScoreCAMUNetSettings(SupervisedSettings):
@@ -103,8 +103,11 @@ class ScoreCAMUNet:
                 number=number,
                 bf16=bf16,
             )
+        changed = trials(validation, labels["validation"], settings.seed) if twice else []
         if twice:
-            self._train_classifier(training, validation, folder / "classifier", bf16=bf16, labels=labels["train"])
+            self._train_classifier(
+                training, validation, folder / "classifier", bf16=bf16, labels=labels["train"], changed=changed
+            )
         if settings.calibrate:
             calibrate_classifier(self._classifier, validation, folder / "classifier", device=self._device)
             calibrate_unet(self._unet, validation, labels["validation"], folder / "unet", device=self._device)
@@ -118,6 +121,9 @@ class ScoreCAMUNet:
                 "unet": settings.unet.schedule.epochs + rounds * settings.self_training.epochs,
             },
             pseudo_labels=[label > 0 for label in labels["validation"]],
+            trials=[
+                (image_probability(self._classifier, image, self._device), artifact) for image, artifact in changed
+            ],
             notes={"scorecam": settings.scorecam.model_dump()},
         )
 
@@ -129,6 +135,7 @@ class ScoreCAMUNet:
         *,
         bf16: bool,
         labels: Sequence[NDArray[np.int8]] | None = None,
+        changed: Sequence[Trial] = (),
     ) -> None:
         """Train the classifier; with pixel labels, go on with images in which artifacts were painted out and moved."""
         settings, chosen, vary = self._settings, self._settings.classifier, None
@@ -150,6 +157,7 @@ class ScoreCAMUNet:
             bf16=bf16,
             number=int(labels is not None),
             vary=vary,
+            trials=changed,
         )
 
     def _pseudo_labels(self, training: Split, validation: Split, folder: Path) -> dict[str, list[NDArray[np.int8]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ _STAGE = 1
 _FEWEST_CHANNELS_LAST = 16
 #: changes a training image and with it, where needed, its label: takes index, pixels, whether artifact, and chance
 Vary = Callable[[int, Array, bool, np.random.Generator], tuple[Array, bool]]
+#: an image (y, x) that validation is to hold beside its own, and whether it holds an artifact
+Trial = tuple[Array, bool]
 
 
 def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str) -> ResNet:
@@ -49,6 +52,7 @@ def train_classifier(
     bf16: bool,
     number: int = 0,
     vary: Vary | None = None,
+    trials: Sequence[Trial] = (),
 ) -> None:
     """Train a classifier in place, or go on where a killed run stopped.
 
@@ -74,6 +78,8 @@ def train_classifier(
         Of the training, where a run has several: each draws its own batches.
     vary : callable, optional
         Changes training images, and their labels with them.
+    trials : sequence of (ndarray, bool)
+        Further images (y, x), and whether each holds an artifact, that count in the validation loss.
 
     Raises
     ------
@@ -103,12 +109,12 @@ def train_classifier(
         return F.cross_entropy(logits.float(), truth, weight=weights)
 
     def validation_loss() -> float:
+        plain = ((validation.images[index], artifact) for index, artifact in enumerate(validation.artifact))
         losses = [
             F.cross_entropy(
-                network.binned_logits(as_batch(validation.images[index], device)),
-                torch.tensor([int(artifact)], device=device),
+                network.binned_logits(as_batch(image, device)), torch.tensor([int(artifact)], device=device)
             ).item()
-            for index, artifact in enumerate(validation.artifact)
+            for image, artifact in itertools.chain(plain, trials)
         ]
         return float(np.mean(losses))
 

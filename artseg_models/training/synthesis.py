@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artseg_models.progress import track
+from artseg_models.training.classifier import Trial
 from artseg_models.training.classifier import Vary as VaryImage
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.sampling import PixelLabel
@@ -37,6 +38,18 @@ def pasting(artifact: NDArray[np.bool_], cutouts: Sequence[Cutout], share: float
         return as_normalised(new, image), mask
 
     return vary
+
+
+def trials(validation: Split, labels: Sequence[PixelLabel], seed: int) -> list[Trial]:
+    """Change every validation image once, as `counterfactuals` does, with artifacts of the validation split."""
+    cutouts = cutouts_of_split(validation, labels)
+    if not cutouts:
+        return []
+    vary = counterfactuals(labels, cutouts, 1.0)
+    return [
+        vary(index, validation.images[index], bool(artifact), np.random.default_rng([seed, index]))
+        for index, artifact in enumerate(validation.artifact)
+    ]
 
 
 def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], share: float) -> VaryImage:

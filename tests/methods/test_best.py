@@ -27,6 +27,7 @@ from artseg_models.methods import configure, train
 from artseg_models.suggest import doubt, suggest
 from artseg_models.training.calibration import best_temperature
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
+from artseg_models.training.cutoffs import best_gate_threshold
 from artseg_models.training.refinement import UNSURE, half_contrast, learned_label, with_unsure_edges
 from artseg_models.training.sampling import random_crop
 from artseg_models.training.synthesis import counterfactuals, pasting
@@ -230,6 +231,26 @@ def test_best_reads_no_mask_and_goes_on_after_kills_bit_for_bit(spotted, finishe
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
     texts = [(folder / "result.json").read_text() for folder in (run, finished)]
     assert texts[0].replace('"killed"', '"unbroken"') == texts[1]
+
+
+def test_the_gate_is_chosen_by_changed_validation_images_too(finished, spotted, best, tmp_path, monkeypatch):
+    """As many as there are images, made of the validation split alone, and some of them turned into the other class."""
+    run, seen = tmp_path / "unbroken", []
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+
+    def choose(probabilities: np.ndarray, artifact: np.ndarray) -> float:
+        seen.append(artifact)
+        return best_gate_threshold(probabilities, artifact)
+
+    monkeypatch.setattr("artseg_models.methods.runs.best_gate_threshold", choose)
+    train(spotted, run, preset="best", overrides=best)
+    plain = [item.label == "artifact" for item in read_labels(run / "splits.csv").of_split("validation")]
+    (truth,) = seen
+    assert len(truth) == 2 * len(plain)
+    assert list(truth[: len(plain)]) == plain
+    assert list(truth[len(plain) :]) != plain
+    assert (run / "result.json").read_text() == (finished / "result.json").read_text()
 
 
 def test_a_few_drawn_masks_join_and_only_as_many_as_there_are(spotted, tiny, tmp_path):
