@@ -15,18 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from artseg_models.errors import ArtSegError
 from artseg_models.evaluate import Options, defined, evaluate
 from artseg_models.files import read_json, write_json, write_text
-from artseg_models.labels import read_labels
+from artseg_models.images import read_image, read_mask_image
+from artseg_models.labels import read_labels, read_mask
 from artseg_models.methods import configure, train
 from artseg_models.methods.predictor import open_model
 from artseg_models.study import paper
 from artseg_models.training.configuration import merged
+from artseg_models.training.cutoffs import pooled_iou
+from artseg_models.training.fields import binned
 
 _EDGES = {"refinement": {"edges": "evidence"}}
+_NORMALITY = {"refinement": {"normality": None}}
+_INVENTED = {"synthesis": {"invented": 0.5}}
 _PASTING = {"synthesis": {"unet": 0.0}}
 _SELF = {"self_training": {"rounds": 1}}
 _COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier", "calibrate": False}
@@ -57,11 +63,14 @@ class Rung:
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
     Rung("quick", "quick: evidence at its cutoff", preset="quick"),
-    Rung("edges", "+ drawn to edges", settings=merged(_PASTING, _COUNTERFACTUALS)),
+    Rung("edges", "+ drawn to edges", settings=merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY)),
+    Rung("normality", "+ what no clean image shows", settings=merged(_PASTING, _COUNTERFACTUALS)),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_edges", "best without edges", settings=_EDGES),
+    Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
+    Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),
     Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),
     Rung("masks_10", "best and 10 drawn masks", settings={"masks": 10}),
@@ -83,6 +92,8 @@ class Scored:
         Of an expert's time: the labels and masks that it learned from.
     image_f1, precision, recall, iou, iou_low, iou_high : float or None
         On the test images; the others of pixels, and 95 % limits of the last.
+    label_iou : float or None
+        Of the pseudo-labels of the validation images that have masks: what the U-Net had to learn from.
     ratio : float or None
         IoU against that of `supervised` with the same seed.
     """
@@ -96,6 +107,7 @@ class Scored:
     iou: float | None = None
     iou_low: float | None = None
     iou_high: float | None = None
+    label_iou: float | None = None
     ratio: float | None = None
 
 
@@ -188,8 +200,23 @@ def _do(
             "iou": defined(figures["pixel_iou"].value),
             "iou_low": defined(figures["pixel_iou"].low),
             "iou_high": defined(figures["pixel_iou"].high),
+            "label_iou": _label_iou(run),
         },
     )
+
+
+def _label_iou(run: Path) -> float | None:
+    """Hold the pseudo-labels of validation images against their masks, where there are any; nothing learned from it."""
+    configuration = read_json(run / "configuration.json")
+    pairs: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
+    for index, item in enumerate(read_labels(run / "splits.csv").of_split("validation")):
+        drawn = sorted((run / "pseudo_masks" / "validation").glob(f"{index:06d}_*.png"))
+        if item.mask is None or not drawn:
+            continue
+        pixels = read_image(item.path, plane=configuration["plane"]).pixels
+        mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1])).astype(np.float32)
+        pairs.append((binned(mask, configuration["resolved_binning"]) >= 0.5, read_mask_image(drawn[0]) > 0))
+    return pooled_iou(*zip(*pairs, strict=True)) if pairs else None
 
 
 def _minutes(run: Path, settings: Mapping[str, Any]) -> float:
@@ -229,7 +256,7 @@ def _stages_of(configuration: Mapping[str, Any]) -> dict[str, str]:
     twice = configuration["synthesis"]["classifier"] > 0
     stages = {"first_classifier" if twice else "classifier": first}
     labels = {**first, **{name: configuration[name] for name in ("scorecam", "refinement", "unet", "masks")}}
-    learned = {**labels, "pasted": configuration["synthesis"]["unet"]}
+    learned = {**labels, "pasted": {key: configuration["synthesis"][key] for key in ("unet", "invented")}}
     again, rounds = configuration["self_training"], configuration["self_training"]["rounds"]
     for number in range(rounds + 1):
         made_from = {**learned, "rounds": number, "again": again if number else None}
@@ -259,7 +286,7 @@ def _scored(out: Path, rungs: Sequence[Rung], seed: int) -> list[Scored]:
 
 def _write(found: Sequence[Scored], out: Path) -> None:
     text = io.StringIO(newline="")
-    names = ["minutes", "image_f1", "precision", "recall", "iou", "iou_low", "iou_high", "ratio"]
+    names = ["minutes", "image_f1", "precision", "recall", "iou", "iou_low", "iou_high", "label_iou", "ratio"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rung", "seed", "state", *names])
     for one in found:

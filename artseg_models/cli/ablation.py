@@ -33,9 +33,12 @@ def ablation(
     """Train with and without each part of the preset best, and score on the test images, beside full supervision.
 
     The ladder: a U-Net on drawn masks (`supervised`, the upper mark); `quick`; then labels drawn to the edges of
-    artifacts, artifacts pasted on clean images, counterfactuals for the classifier (`best`); best without one of them,
-    and with a round of self-training; and best with 5, 10 and 20 drawn masks. All have the same U-Net and the same
-    seed; networks that two rungs share are trained once.
+    artifacts, joined by what no clean image shows, artifacts pasted on clean images, counterfactuals for the classifier
+    (`best`); best without one of them, with invented artifacts among the pasted ones, and with a round of
+    self-training; and best with 5, 10 and 20 drawn masks. All have the same U-Net and the same seed; networks that two
+    rungs share are trained once.
+
+    The column labels is the IoU of pseudo-labels with masks, on validation images: what the U-Net learned from.
 
     Writes ablation.csv, ablation.png, and annotation.png, the IoU against the minutes that an expert spends (2 s a
     label, 279 s a mask). A folder for each training holds its run, a model like any other.
@@ -61,11 +64,12 @@ def ablation(
     write_ablation_figure(found, out / "ablation.png")
     curve = write_annotation_figure(found, out / "annotation.png")
     table = Table(title="Test images", title_justify="left")
-    for name in ("rung", "", "seed", "minutes", "image F1", "precision", "recall", "IoU", "of supervised"):
+    for name in ("rung", "", "seed", "minutes", "image F1", "labels", "precision", "recall", "IoU", "of supervised"):
         table.add_column(name)
     for one in found:
-        values = [one.image_f1, one.precision, one.recall, one.iou, one.ratio]
-        shown = ["not run" if value is None else f"{value:.3f}" for value in values]
+        values = [one.image_f1, one.label_iou, one.precision, one.recall, one.iou, one.ratio]
+        absent = "not run" if one.iou is None else ""
+        shown = [absent if value is None else f"{value:.3f}" for value in values]
         spent = "" if one.minutes is None else f"{one.minutes:.0f}"
         table.add_row(one.rung.name, one.rung.title, str(one.seed), spent, *shown)
     console.print(table)

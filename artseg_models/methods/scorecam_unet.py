@@ -29,6 +29,7 @@ from artseg_models.training.configuration import (
 from artseg_models.training.evidence import levels_of_clean, pseudo_labels
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.loop import load_weights
+from artseg_models.training.normality import fit_normality
 from artseg_models.training.precision import use_bf16
 from artseg_models.training.refinement import learned_label, with_unsure_edges
 from artseg_models.training.segmenter import new_unet, probability_map, train_unet
@@ -170,6 +171,11 @@ class ScoreCAMUNet:
             seed=settings.seed,
             device=device,
         )
+        normality = None
+        if settings.refinement.normality is not None:
+            normality = fit_normality(
+                training, folder / "normality.json", share=settings.refinement.normality, seed=settings.seed
+            )
         return {
             name: [
                 with_unsure_edges(mask, settings.refinement.unsure_px)
@@ -180,6 +186,7 @@ class ScoreCAMUNet:
                     name,
                     settings=settings.scorecam,
                     refinement=settings.refinement,
+                    normality=normality,
                     levels=levels,
                     device=device,
                 )
@@ -202,8 +209,10 @@ class ScoreCAMUNet:
         settings, vary = self._settings, None
         share = settings.synthesis.unet
         cutouts = cutouts_of_split(training, labels["train"]) if share else []
-        if cutouts:
-            vary = pasting(training.artifact, cutouts, share)
+        invented = settings.synthesis.invented
+        if cutouts or (share and invented):
+            # where nothing could be cut out, all are invented
+            vary = pasting(training.artifact, cutouts, share, invented=invented if cutouts else 1.0)
         schedule = settings.unet.schedule.model_copy(update={"epochs": epochs})
         # few as they are, drawn masks make up a third of what is seen of artifact images
         repeats = np.ones(len(training), np.int64)
@@ -278,7 +287,7 @@ _QUICK: Mapping[str, Any] = {
 #: beyond the paper: every link of the chain that a study of the rungs found weak is mended, from the same labels
 _BEST: Mapping[str, Any] = {
     **_QUICK,
-    "refinement": {"edges": "half-contrast"},
+    "refinement": {"edges": "contrast", "normality": 0.8},
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     "gate": "where-needed",
     "calibrate": True,

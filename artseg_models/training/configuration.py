@@ -102,16 +102,34 @@ class UNetSettings(Settings):
 class RefinementSettings(Settings):
     """How pseudo-labels are drawn out to the edges of what the evidence points at."""
 
-    edges: Literal["evidence", "half-contrast"] = Field(
+    edges: Literal["evidence", "contrast"] = Field(
         default="evidence",
-        description="evidence, as in the paper: the map at its cutoff. half-contrast: around what is surely artifact, "
-        "up to where the image is half-way between the artifact and its surroundings; for maps of layer 1 or 2.",
-    )
-    seed: float = Field(
-        default=0.5, gt=0, le=1, description="With half-contrast: pixels of the map at or above it are surely artifact."
+        description="evidence, as in the paper: the map at its cutoff. contrast: wherever the map points, up to where "
+        "the image departs from the surroundings; for maps of layer 1 or 2.",
     )
     reach: float = Field(
-        default=0.1, ge=0, lt=1, description="With half-contrast: pixels of the map below it are surely not."
+        default=0.1, gt=0, lt=1, description="With contrast: pixels of the map below it point at nothing."
+    )
+    seed: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="With contrast: of each connected area of the map, the pixels from this share of its largest value "
+        "on are artifact, and tell how far it departs from its surroundings.",
+    )
+    contrast: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="With contrast: pixels with this share of the artifact's departure belong to it, if they stand out "
+        "of the noise.",
+    )
+    normality: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Whether what no clean image shows joins the pseudo-labels: its level is the lowest at which this "
+        "share of what artifact images show is not in clean images too; where there is none, nothing joins.",
     )
     unsure_px: int = Field(
         default=0, ge=0, description="Pixels to each side of a pseudo-label's edge that the U-Net does not learn from."
@@ -123,6 +141,9 @@ class SynthesisSettings(Settings):
 
     unet: float = Field(
         default=0.0, ge=0, le=1, description="Share of clean images that the U-Net sees with an artifact pasted on."
+    )
+    invented: float = Field(
+        default=0.0, ge=0, le=1, description="Share of the pasted artifacts that are drawn at random, not cut out."
     )
     classifier: float = Field(
         default=0.0,

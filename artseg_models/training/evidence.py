@@ -19,7 +19,8 @@ from artseg_models.scorecam import Evidence, clean_levels, scorecam
 from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
 from artseg_models.training.fields import Array, Split, as_batch
 from artseg_models.training.loop import save_state
-from artseg_models.training.refinement import half_contrast
+from artseg_models.training.normality import Normality
+from artseg_models.training.refinement import drawn_to_edges
 
 #: Clean training images from which the level of clean activation is taken; more change it little.
 _CLEAN_IMAGES = 64
@@ -88,6 +89,7 @@ def pseudo_labels(
     levels: Tensor | None,
     device: str,
     refinement: RefinementSettings | None = None,
+    normality: Normality | None = None,
 ) -> list[NDArray[np.bool_]]:
     """Make evidence and pseudo-label (y, x) of every image of a split, or take those that are there.
 
@@ -109,6 +111,8 @@ def pseudo_labels(
         Where the network is.
     refinement : RefinementSettings, optional
         How evidence becomes a label; as in the paper without it.
+    normality : Normality, optional
+        What it says cannot be clean joins the labels, drawn to its edges.
     """
     labels: list[NDArray[np.bool_]] = []
     for index in track(range(len(split)), f"ScoreCAM on the {name} images", len(split)):
@@ -121,10 +125,14 @@ def pseudo_labels(
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
-        if refinement is not None and refinement.edges == "half-contrast":
-            label = half_contrast(split.images[index], evidence, refinement)
+        if refinement is not None and refinement.edges == "contrast":
+            label = drawn_to_edges(split.images[index], evidence, refinement)
         else:
             label = pseudo_label(evidence, settings.cutoff)
+        if refinement is not None and normality is not None and normality.level is not None:
+            image = split.images[index]
+            unusual = (normality.distance(image) >= normality.level).astype(np.float32)
+            label |= drawn_to_edges(image, unusual, refinement)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
         labels.append(label)
     return labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
@@ -14,20 +16,25 @@ Mask = NDArray[np.bool_]
 
 #: neither artifact nor clean: not learned from
 UNSURE = -1
-#: pixels around what the evidence reaches that tell the level of the surroundings
+#: pixels around what the evidence reaches that tell the level of the surroundings and their noise
 _RING = 6
+#: pixels beyond what the evidence reaches in which the artifact may still lie: a map's cells are coarse
+_BEYOND = 2
 #: blur before levels are compared: a pixel's noise is no edge
 _BLUR = 0.7
-#: a seed whose pixels lie to this share on one side of the surroundings is dark, or bright; else both count
-_ONE_SIDED = 0.75
+#: of a seed's pixels, those that depart most tell the artifact's strength: the seed of a thin one is mostly background
+_STRENGTH = 0.9
+#: departures below so many standard deviations of the surroundings are none, but the strongest always count
+_NOISE, _ALWAYS = 3.0, 0.8
+#: gaps of so many pixels between parts are part of the artifact, as those between the cells of a clump
+_GAP = 3
 
 
-def half_contrast(image: Array, evidence: Array, settings: RefinementSettings) -> Mask:
-    """Grow each seed of a map to where the image is half-way between the artifact and its surroundings.
+def drawn_to_edges(image: Array, evidence: Array, settings: RefinementSettings) -> Mask:
+    """Grow or shrink each connected area of a map to where the image departs from its surroundings.
 
-    The half-way level is where an object's blurred edge lies, wherever the focus is; it is also the usual measure of
-    width, full width at half maximum. An artifact that is dark in parts and bright in others is measured by how far it
-    departs from its surroundings.
+    Dark and bright parts count alike. Each area is measured by itself, so that a strong artifact does not hide a
+    faint one; holes and narrow gaps are closed.
 
     Parameters
     ----------
@@ -36,36 +43,39 @@ def half_contrast(image: Array, evidence: Array, settings: RefinementSettings) -
     evidence : ndarray
         (y, x) float32, 0..1.
     settings : RefinementSettings
-        What counts as seed, and how far the evidence reaches.
+        How far the evidence reaches, what of it is seed, and from which departure on a pixel belongs to the artifact.
 
     Returns
     -------
     ndarray
-        (y, x) bool; without a seed, or where the evidence reaches everywhere, the seeds themselves.
+        (y, x) bool; where the evidence reaches everywhere, the seeds themselves.
     """
-    seeds, reached = evidence >= settings.seed, evidence >= settings.reach
-    if not seeds.any():
-        return seeds
+    found = np.zeros(image.shape, np.bool_)
+    reached = evidence >= settings.reach
+    if not reached.any():
+        return found
     smooth = np.empty_like(image)
     ndimage.gaussian_filter(image, _BLUR, output=smooth)
-    found = np.zeros(image.shape, np.bool_)
     areas = connected_parts(reached)
-    for number in np.unique(areas[seeds]):
-        area = areas == number
-        seed = seeds & area
-        around = _grown(area, _RING) & ~reached
+    boxes = cast("list[tuple[slice, slice]]", ndimage.find_objects(areas))
+    for number, box in enumerate(boxes, start=1):
+        # no more than a part of the image is looked at, however many areas there are
+        part = tuple(slice(max(0, one.start - _BEYOND - _RING), one.stop + _BEYOND + _RING) for one in box)
+        area = areas[part] == number
+        seed = area & (evidence[part] >= settings.seed * float(evidence[part][area].max()))
+        wide = _grown(area, _BEYOND)
+        around = _grown(wide, _RING) & ~wide & ~reached[part]
         if not around.any():
-            found |= seed
+            found[part] |= seed
             continue
-        departure = smooth - np.median(smooth[around])
-        dark = float((departure[seed] < 0).mean())
-        if dark >= _ONE_SIDED:
-            departure = -departure
-        elif dark > 1 - _ONE_SIDED:
-            departure = np.abs(departure)
-        inside = area & (departure >= np.median(departure[seed]) / 2)
-        found |= _touching(inside, seed)
-    return found
+        level = np.median(smooth[part][around])
+        departure = np.abs(smooth[part] - level)
+        # a normal distribution's standard deviation, from its median departure
+        noise = 1.4826 * float(np.median(departure[around]))
+        strength = float(np.quantile(departure[seed], _STRENGTH))
+        least = max(settings.contrast * strength, min(_NOISE * noise, _ALWAYS * strength))
+        found[part] |= _touching(wide & (departure >= least), seed)
+    return _without_gaps(found)
 
 
 def with_unsure_edges(mask: Mask, pixels: int) -> NDArray[np.int8]:
@@ -108,6 +118,15 @@ def learned_label(probability: Array, before: NDArray[np.int8], settings: SelfTr
 
 def _grown(mask: Mask, pixels: int) -> Mask:
     return np.asarray(ndimage.binary_dilation(mask, iterations=pixels), dtype=np.bool_)
+
+
+def _without_gaps(mask: Mask) -> Mask:
+    """Close gaps of a few pixels, then holes; the image's own border opens none."""
+    y, x = np.ogrid[-_GAP : _GAP + 1, -_GAP : _GAP + 1]
+    disc = y**2 + x**2 <= _GAP**2 + 1
+    padded = np.pad(mask, _GAP, mode="edge")
+    closed = np.asarray(ndimage.binary_closing(padded, disc), dtype=np.bool_)[_GAP:-_GAP, _GAP:-_GAP]
+    return np.asarray(ndimage.binary_fill_holes(closed), dtype=np.bool_)
 
 
 def _touching(mask: Mask, seed: Mask) -> Mask:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from artseg_models.anomalies import random_anomaly
 from artseg_models.progress import track
 from artseg_models.training.classifier import Trial
 from artseg_models.training.classifier import Vary as VaryImage
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.sampling import PixelLabel
 from artseg_models.training.segmenter import Vary as VaryPixels
-from artseg_models.transplant import Cutout, as_normalised, cutouts_of, painted_out, with_artifact
+from artseg_models.transplant import Cutout, as_normalised, cutouts_of, painted_out, pasted, with_artifact
 
 #: pixels around a pseudo-label that are painted out with it: what it missed would stay, and be called clean
 _MARGIN = 3
@@ -28,13 +29,32 @@ def cutouts_of_split(split: Split, labels: Sequence[PixelLabel]) -> list[Cutout]
     return found
 
 
-def pasting(artifact: NDArray[np.bool_], cutouts: Sequence[Cutout], share: float) -> VaryPixels:
-    """Paste artifacts on a share of the clean images, for the U-Net: their labels are exact."""
+def pasting(
+    artifact: NDArray[np.bool_], cutouts: Sequence[Cutout], share: float, *, invented: float = 0.0
+) -> VaryPixels:
+    """Paste artifacts on a share of the clean images, for the U-Net: their labels are exact.
+
+    Parameters
+    ----------
+    artifact : ndarray
+        (images,) bool: which images hold artifacts and stay as they are.
+    cutouts : sequence of Cutout
+        Of these one is pasted; may be empty where all are invented.
+    share : float
+        Of the clean images that are changed.
+    invented : float
+        Share of the pasted artifacts that are drawn at random (`artseg_models.anomalies`) instead.
+    """
 
     def vary(index: int, image: Array, label: PixelLabel, random: np.random.Generator) -> tuple[Array, PixelLabel]:
         if artifact[index] or random.random() >= share:
             return image, label
-        new, mask = with_artifact(image, cutouts, random)
+        if invented and random.random() < invented:
+            rows, columns = map(int, image.shape)
+            anomaly = random_anomaly(random, largest=min(rows, columns) // 2)
+            new, mask = pasted(image, anomaly, (int(random.integers(rows)), int(random.integers(columns))))
+        else:
+            new, mask = with_artifact(image, cutouts, random)
         return as_normalised(new, image), mask
 
     return vary

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,12 +28,14 @@ from artseg_models.suggest import doubt, suggest
 from artseg_models.training.calibration import best_temperature
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
 from artseg_models.training.cutoffs import best_gate_threshold
-from artseg_models.training.refinement import UNSURE, half_contrast, learned_label, with_unsure_edges
+from artseg_models.training.fields import Split, WorkingImages
+from artseg_models.training.normality import fit_normality
+from artseg_models.training.refinement import UNSURE, drawn_to_edges, learned_label, with_unsure_edges
 from artseg_models.training.sampling import random_crop
 from artseg_models.training.synthesis import counterfactuals, pasting
 from artseg_models.transplant import Change, Cutout, changed, cutouts_of, painted_out, pasted, random_change
 
-HALF = RefinementSettings(edges="half-contrast")
+EDGES = RefinementSettings(edges="contrast")
 
 
 def disc(shape: tuple[int, int], middle: tuple[int, int], radius: float) -> np.ndarray:
@@ -51,26 +53,74 @@ def field(artifact: np.ndarray, *, strength: float = 4.0, blur: float = 2.0) -> 
 
 
 @pytest.mark.parametrize("strength", [4.0, -4.0])
-def test_a_coarse_map_grows_and_shrinks_to_the_blurred_edge(strength):
-    """The map is far too wide at its reach and far too small at its seed; the edge is where contrast is halved."""
+def test_a_coarse_map_grows_and_shrinks_to_the_edge(strength):
+    """The map is far too wide at its reach and far too small at its seed; the edge is where the contrast begins."""
     truth = disc((90, 110), (40, 50), 14)
     evidence = ndimage.gaussian_filter(disc((90, 110), (42, 47), 12).astype(np.float32), 8)
     evidence /= evidence.max()
-    assert iou(evidence >= HALF.seed, truth) < 0.75
-    assert iou(evidence >= HALF.reach, truth) < 0.5
-    assert iou(half_contrast(field(truth, strength=strength), evidence, HALF), truth) > 0.9
+    assert iou(evidence >= 0.5, truth) < 0.75
+    assert iou(evidence >= EDGES.reach, truth) < 0.5
+    assert iou(drawn_to_edges(field(truth, strength=strength, blur=0.5), evidence, EDGES), truth) > 0.87
+    blurred = drawn_to_edges(field(truth, strength=strength, blur=3), evidence, EDGES)
+    assert iou(blurred, disc((90, 110), (40, 50), 16)) > 0.9, "what is out of focus reaches to the foot of its edge"
 
 
-def test_an_artifact_of_dark_and_bright_parts_is_measured_by_its_departure():
+def test_an_artifact_of_dark_and_bright_parts_is_measured_by_its_departure_and_has_no_holes():
     ring = disc((90, 110), (40, 50), 14)
     middle = disc((90, 110), (40, 50), 8)
     image = field(ring & ~middle, strength=-4, blur=0.5) + field(middle, blur=0.5)
     evidence = ndimage.gaussian_filter(ring.astype(np.float32), 6)
-    assert iou(half_contrast(image, evidence / evidence.max(), HALF), ring) > 0.85
+    assert iou(drawn_to_edges(image, evidence / evidence.max(), EDGES), ring) > 0.85
+    hollow = field(ring & ~disc((90, 110), (40, 50), 11), strength=-4, blur=0.5)
+    assert iou(drawn_to_edges(hollow, evidence / evidence.max(), EDGES), ring) > 0.85
 
 
-def test_a_map_without_seed_gives_no_label():
-    assert not half_contrast(field(disc((40, 40), (20, 20), 5)), np.zeros((40, 40), np.float32), HALF).any()
+def test_a_thin_artifact_and_a_faint_one_beside_a_strong_one_are_found():
+    """Most of a thin one's seed is background, and its map is a fourth of the strong one's."""
+    strong, thin = disc((90, 140), (45, 30), 12), np.zeros((90, 140), bool)
+    thin[44:47, 80:130] = True
+    image = field(strong, strength=8, blur=0.5) + field(thin, strength=2, blur=0.5)
+    evidence = ndimage.gaussian_filter(strong.astype(np.float32), 6)
+    evidence = evidence / evidence.max() + ndimage.gaussian_filter(thin.astype(np.float32), 4)
+    found = drawn_to_edges(image, evidence.astype(np.float32), EDGES)
+    assert iou(found[:, :60], strong[:, :60]) > 0.85
+    assert iou(found[:, 60:], thin[:, 60:]) > 0.6
+
+
+def test_a_map_that_points_at_nothing_gives_no_label():
+    assert not drawn_to_edges(field(disc((40, 40), (20, 20), 5)), np.zeros((40, 40), np.float32), EDGES).any()
+
+
+def split_of(images: list[np.ndarray], artifact: list[bool]) -> Split:
+    """A split of images that are in memory already."""
+    return Split(cast(WorkingImages, images), np.array(artifact), 1, None)
+
+
+def test_what_no_clean_image_shows_is_found_without_a_classifier(tmp_path):
+    def background(seed: int) -> np.ndarray:
+        noise, cells = np.random.default_rng(seed).normal(0, 1, (2, 100, 120))
+        structure = sum(size * ndimage.gaussian_filter(cells, size) for size in (2, 4, 8, 16))
+        return (0.3 * noise + structure).astype(np.float32)
+
+    spots = [disc((100, 120), (30 + 4 * at, 30 + 6 * at), 9) for at in range(10)]
+    clean = [background(at) for at in range(20)]
+    spoilt = [
+        image - np.float32(6) * ndimage.gaussian_filter(spot.astype(np.float32), 3)
+        for image, spot in zip(clean[10:], spots, strict=True)
+    ]
+    training = split_of([*clean[:10], *spoilt], [False] * 10 + [True] * 10)
+    normality = fit_normality(training, tmp_path / "normality.json", share=0.8, seed=0)
+    assert normality.level is not None
+    unusual = [(normality.distance(image) >= normality.level).astype(np.float32) for image in spoilt]
+    # what is unusual reaches around an artifact, by the size of the structures looked at: its edges stand in the image
+    assert all(one[spot].mean() > 0.9 for one, spot in zip(unusual, spots, strict=True))
+    labels = [drawn_to_edges(image, one, EDGES) for image, one in zip(spoilt, unusual, strict=True)]
+    assert np.mean([iou(label, spot) for label, spot in zip(labels, spots, strict=True)]) > 0.5
+    written = json.loads((tmp_path / "normality.json").read_text())
+    assert written["above_in_artifact_images"] > 4 * written["above_in_clean_images"]
+    alike = split_of(clean, [False] * 10 + [True] * 10)
+    assert fit_normality(alike, tmp_path / "none.json", share=0.8, seed=0).level is None, "nothing tells them apart"
+    assert json.loads((tmp_path / "none.json").read_text())["level"] is None
 
 
 def test_edges_are_unsure_but_not_where_the_image_ends():
@@ -319,7 +369,7 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
 
 
 def test_best_is_for_the_method_that_learns_from_labels():
-    assert configure("best").refinement.edges == "half-contrast"
+    assert configure("best").refinement.edges == "contrast"
     assert configure("quick").refinement.edges == "evidence"
     with pytest.raises(ArtSegError, match="paper, quick"):
         configure("best", method="unet")
