@@ -132,6 +132,7 @@ def run_pipeline(
     cellprofiler: Sequence[str] | None = None,
     plugins: Path | None = None,
     channels: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Path:
     """Run a pipeline in CellProfiler without its window.
 
@@ -156,6 +157,8 @@ def run_pipeline(
         what the wildcards stand for are one field of view, and CellProfiler gets them as FIELD_brightfield.tif,
         FIELD_dna.tif, as the example pipelines expect; FIELD is made of what the wildcards stand for. `channels.csv`
         beside the results says which file (`image`) had which name (`name`).
+    variables : mapping of str to str, optional
+        Environment variables for CellProfiler besides those of this process.
 
     Returns
     -------
@@ -197,7 +200,7 @@ def run_pipeline(
             arguments += ["-e", "imageio_reader"]  # otherwise .tif goes to Bio-Formats, which fetches Java libraries
         logger.info("CellProfiler %s runs %s", version, pipeline.stem)
         already = sum(1 for _ in results.rglob("*"))
-        code = _run([*command, *arguments], out / _LOG)
+        code = _run([*command, *arguments], out / _LOG, _environment() | dict(variables or {}))
         log = (out / _LOG).read_text(encoding="utf-8", errors="replace")
         cause = failure_in_log(log)
         if code != 0 or cause or sum(1 for _ in results.rglob("*")) <= already:
@@ -245,7 +248,7 @@ def failure_in_log(log: str) -> str | None:
     return f"{failed.group(1)}: {re.sub(r'^[A-Za-z_][A-Za-z0-9_.]*: ', '', text)}"
 
 
-def _run(command: Sequence[str], log: Path) -> int:
+def _run(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
     """Run CellProfiler, its words going into `log`, and say now and then how far it is."""
     process = subprocess.Popen(
         command,
@@ -255,7 +258,7 @@ def _run(command: Sequence[str], log: Path) -> int:
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=_environment(),
+        env=environment,
     )
     assert process.stdout is not None
     said = time.monotonic()

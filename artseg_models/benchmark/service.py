@@ -171,7 +171,7 @@ def benchmark_service(
         np.save(Path(folder) / "images.npy", fields)
         arguments = [str(plugins_folder()), str(Path(folder) / "images.npy"), str(package.resolve()), device]
         environment = os.environ | {"ARTSEG_STATE_DIR": str(state), "ARTSEG_PYTHON": sys.executable}
-        with _clients(max(clients), arguments, environment) as asked, _no_service_left(state):
+        with _clients(max(clients), arguments, environment) as asked, no_service_left(state):
             first = asked[0](1)[0]
             service = _service_of(state)
             turns = _detour(read, device, fields, asked[0], service, images)
@@ -274,7 +274,8 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def _no_service_left(state: Path) -> Generator[None]:
+def no_service_left(state: Path) -> Generator[None]:
+    """End the services of a state folder afterwards."""
     try:
         yield
     finally:

@@ -25,12 +25,19 @@ def benchmark_service(
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
     images: Annotated[int, typer.Option(min=4, help="Images for each median of the detour.")] = 20,
     side: Annotated[int, typer.Option(min=64, help="Height and width of the simulated fields, in pixels.")] = 1080,
+    cellprofiler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Also time the module inside this CellProfiler; repeat for several."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure what CellProfiler's way to the network costs: start, detour, memory and throughput of the service.
 
     The service is one of its own, with the client that runs inside CellProfiler. Sides that are compared take turns.
+    With --cellprofiler a pipeline runs there without its window, and the module itself is timed: the network, the way
+    there and back, masks, objects and measurements; reading the image file is not in it.
     """
+    from artseg_models.benchmark.module import benchmark_module
     from artseg_models.benchmark.service import benchmark_service as measure
     from artseg_models.files import write_json
 
@@ -58,8 +65,25 @@ def benchmark_service(
             f"{crowd.resident_mib:.0f} MiB",
         )
     console.print(crowds, highlight=False)
+    modules = [
+        benchmark_module(model, [program], device=device, images=images, shape=(side, side))
+        for program in cellprofiler or ()
+    ]
+    if modules:
+        inside = Table("CellProfiler", "engine", "first image", "own process", "module", "of that, network", "ratio")
+        for module in modules:
+            inside.add_row(
+                module.cellprofiler,
+                module.engine,
+                f"{module.first_seconds:.1f} s",
+                f"{1000 * module.inside_seconds:.0f} ms",
+                f"{1000 * module.module_seconds:.0f} ms",
+                f"{1000 * module.network_seconds:.0f} ms",
+                f"{module.ratio:.3f}",
+            )
+        console.print(inside, highlight=False)
     if out is not None:
-        write_json(out, found.fields())
+        write_json(out, found.fields() | {"inside_cellprofiler": [module.fields() for module in modules]})
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
 
 

@@ -287,7 +287,11 @@ def create_app(
         body = bytearray()
         stream = aiter(request.stream())
         try:
-            while (piece := await asyncio.wait_for(anext(stream, None), limits.stalled_seconds)) is not None:
+            while True:
+                async with asyncio.timeout(limits.stalled_seconds):  # wait_for would make a task for each piece
+                    piece = await anext(stream, None)
+                if piece is None:
+                    break
                 body += piece
                 if len(body) > limits.request_bytes:
                     return _error(

@@ -1,8 +1,11 @@
 """One request to a service, on this computer or elsewhere."""
 
+import atexit
 import base64
 import http.client
 import json
+import os
+import time
 import urllib.parse
 import urllib.request
 
@@ -12,24 +15,47 @@ LOOPBACK = "127.0.0.1"
 PROTOCOL_VERSION = 2
 
 
+#: a connection that is idle for longer is not used again: a service keeps it open for 60 s, proxies for 5 s and more
+_KEPT_SECONDS = 50.0
+_KEPT_SECONDS_ELSEWHERE = 4.0
+
+#: idle connections of this process, and until when they may be used
+_kept = {}
+
+
 class GoneError(Exception):
     """Nothing that speaks as the service does answers at this place."""
+
+
+class AwayError(GoneError):
+    """Nothing listens at this place: the request was not sent."""
 
 
 class LateError(GoneError):
     """The connection stands, but no answer came in time."""
 
 
-def ask(place, method, path, body=None, options=None, timeout=10):
+def ask(place, method, path, body=(), options=None, timeout=10):
     """Send one request; give status and body.
+
+    The connection is kept for the next request of this process.
 
     Parameters
     ----------
     place : dict
         `token`, and `url` of a server elsewhere or `port` on this computer.
+    body : sequence of bytes-like
+        Its pieces, sent one after the other without a copy.
+
+    Returns
+    -------
+    status : int
+    body : bytearray
 
     Raises
     ------
+    AwayError
+        There is nothing to connect to.
     LateError
         No answer came within `timeout` seconds.
     GoneError
@@ -38,23 +64,86 @@ def ask(place, method, path, body=None, options=None, timeout=10):
     headers = {"Authorization": f"Bearer {place['token']}", "X-ArtSeg-Protocol": str(PROTOCOL_VERSION)}
     if options is not None:
         headers["X-ArtSeg-Options"] = json.dumps(options)  # ASCII, whatever the path holds
-    if body is not None:
+    if body:
         headers["Content-Type"] = "application/octet-stream"
+        headers["Content-Length"] = str(sum(len(piece) for piece in body))
     connection = None
     try:
-        connection, target = _connection(place, path, headers, timeout)
-        connection.request(method, target, body=body, headers=headers)
+        opened, key, target = _way(place, path, headers)
+        connection = _kept_connection(key, timeout)
+        if connection is None:
+            connection = _connected(opened(timeout))
+        connection.request(method, target, body=list(body) or None, headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        status, content = answer.status, _content(answer)
     except OSError as error:
-        # socket.timeout is not TimeoutError before Python 3.10
-        kind = LateError if type(error).__name__ in ("timeout", "TimeoutError") else GoneError
-        raise kind(str(error) or type(error).__name__) from error
+        kind = LateError if _is_timeout(error) else GoneError
+        raise kind(_told(error)) from error
     except (http.client.HTTPException, ValueError) as error:  # ValueError: a token that no header can bear
-        raise GoneError(str(error) or type(error).__name__) from error
+        raise GoneError(_told(error)) from error
+    else:
+        if connection.sock is not None:  # the other side may have asked to close it
+            idle = _KEPT_SECONDS_ELSEWHERE if "url" in place else _KEPT_SECONDS
+            _kept[key] = connection, time.monotonic() + idle
+            connection = None
+        return status, content
     finally:
         if connection is not None:
             connection.close()
+
+
+def _kept_connection(key, timeout):
+    """Give the idle connection of a way if there is one; nobody else gets it until it is put back."""
+    connection, until = _kept.pop(key, (None, 0.0))
+    if connection is None:
+        return None
+    if connection.sock is None or time.monotonic() > until:
+        connection.close()
+        return None
+    connection.timeout = timeout
+    connection.sock.settimeout(timeout)
+    return connection
+
+
+@atexit.register
+def _close():
+    while _kept:
+        _, (connection, _) = _kept.popitem()
+        connection.close()
+
+
+def _connected(connection):
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        raise (LateError if _is_timeout(error) else AwayError)(_told(error)) from error
+    return connection
+
+
+def _content(answer):
+    """Read the body of an answer into memory once."""
+    if answer.length is None:
+        return bytearray(answer.read())
+    content = bytearray(answer.length)
+    at = 0
+    with memoryview(content) as view:
+        while at < len(content):
+            read = answer.readinto(view[at:])
+            if not read:
+                raise http.client.IncompleteRead(bytes(content[:at]), len(content) - at)
+            at += read
+    answer.read()  # ends it, so that the connection can be used again
+    return content
+
+
+def _is_timeout(error):
+    # socket.timeout is not TimeoutError before Python 3.10
+    return type(error).__name__ in ("timeout", "TimeoutError")
+
+
+def _told(error):
+    return str(error) or type(error).__name__
 
 
 def is_loopback(host):
@@ -63,17 +152,40 @@ def is_loopback(host):
 
 def error_message(status, body):
     """Message of an answer that is no success."""
+    return (
+        said_error(body) or f"the service answered with status {status}: {bytes(body[:200]).decode('utf-8', 'replace')}"
+    )
+
+
+def said_error(body):
+    """Message of an answer in which a service says what is wrong; None for one of another program."""
     try:
         return json.loads(body.decode("utf-8"))["error"]
     except (ValueError, KeyError, TypeError):
-        return f"the service answered with status {status}: {body[:200].decode('utf-8', 'replace')}"
+        return None
 
 
-def _connection(place, path, headers, timeout):
-    """Open nothing yet; give the connection and what to ask it for. Proxies are obeyed, but for this computer."""
+def _way(place, path, headers):
+    """Say how to get to a place; proxies are obeyed, but for this computer.
+
+    Returns
+    -------
+    opened : callable
+        Makes the connection with a timeout in seconds, and opens nothing yet.
+    key : tuple
+        The same for every request that may use the same connection.
+    target : str
+        What to ask for there.
+    """
     url = place.get("url")
+    process = os.getpid()  # one that was forked must not share its parent's connection
     if url is None:
-        return http.client.HTTPConnection(LOOPBACK, place["port"], timeout=timeout), path
+        port = place["port"]
+        return (
+            lambda timeout: http.client.HTTPConnection(LOOPBACK, port, timeout=timeout),
+            (process, LOOPBACK, port),
+            path,
+        )
     parts = urllib.parse.urlsplit(url)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -81,16 +193,22 @@ def _connection(place, path, headers, timeout):
     proxy = None
     if not is_loopback(parts.hostname) and not urllib.request.proxy_bypass(parts.hostname):
         proxy = urllib.request.getproxies().get(parts.scheme)
+    key = (process, parts.scheme, parts.netloc, proxy)
     if not proxy:
-        return kind(parts.hostname, parts.port, timeout=timeout), target
+        return lambda timeout: kind(parts.hostname, parts.port, timeout=timeout), key, target
     through = urllib.parse.urlsplit(proxy if "://" in proxy else "http://" + proxy)
     known = {}
     if through.username:
         name = urllib.parse.unquote(through.username) + ":" + urllib.parse.unquote(through.password or "")
         known["Proxy-Authorization"] = "Basic " + base64.b64encode(name.encode("utf-8")).decode("ascii")
-    connection = kind(through.hostname, through.port or 8080, timeout=timeout)
+
+    def opened(timeout):
+        connection = kind(through.hostname, through.port or 8080, timeout=timeout)
+        if secure:
+            connection.set_tunnel(parts.hostname, parts.port or 443, headers=known)
+        return connection
+
     if secure:
-        connection.set_tunnel(parts.hostname, parts.port or 443, headers=known)
-        return connection, target
+        return opened, key, target
     headers.update(known)
-    return connection, f"http://{parts.netloc}{target}"
+    return opened, key, f"http://{parts.netloc}{target}"

@@ -9,18 +9,23 @@ import time
 
 import numpy
 
-from ._ask import GoneError, LateError, ask, error_message
+from ._ask import AwayError, GoneError, LateError, ask, error_message, said_error
 from ._errors import ServiceError
-from ._place import log_path
+from ._place import log_path, read_rendezvous
 from ._remote import identity, remote_place
 from ._start import find_or_start, last_log_lines, this_run
+from ._token import address, token_of
 
 logger = logging.getLogger(__name__)
 
 #: longer than the service's own limits on waiting and on working: it says what was slow, this only holds
 ANSWER_SECONDS = 2 * 1800.0 + 60.0
 
-#: probability (y, x) float32 0..1; labels (y, x) int32 1..N on artifacts; result: numbers and texts by name
+#: places where a service gave this process its last answer, and so need not be asked for its health before each image
+_answered = []
+
+#: probability (y, x) float32 0..1; labels (y, x) 1..N on artifacts, in the smallest unsigned type that holds N; result:
+#: numbers and texts by name
 Segmentation = collections.namedtuple("Segmentation", ["probability", "labels", "result"])
 
 
@@ -100,7 +105,16 @@ def segment(
     if run is not None:
         options["run"] = run
     body = _body(pixels, valid)
-    answer = _answer(body, options, lambda: remote_place(server) if server else find_or_start(device, python, run=run))
+
+    def known():
+        place = {"url": address(server), "token": token_of(server)} if server else read_rendezvous(device)
+        place = place if server or place is None else dict(place, device=device)
+        return place if place in _answered else None
+
+    def find():
+        return remote_place(server) if server else find_or_start(device, python, run=run)
+
+    answer = _answer(body, options, known, find)
     probability, labels, result = _unpacked(answer)
     if result["note"]:
         logger.warning("SegmentArtifacts: %s: %s", source, result["note"])
@@ -122,13 +136,23 @@ def _named(package, model, server):
     return {"package": package}
 
 
-def _answer(body, options, find):
-    """Ask until there is an answer; gives its body."""
+def _answer(body, options, known, find):
+    """Ask until there is an answer; gives its body.
+
+    Parameters
+    ----------
+    known, find : callable
+        Give the place of a service that answered last time, or None; and of one that says that it is well.
+    """
     source = options["source"]
     until = time.monotonic() + ANSWER_SECONDS
     broken = 0
     while True:
-        place = find()
+        place = known()
+        unasked = place is not None
+        if place is None:
+            place = find()
+        _answered[:] = [other for other in _answered if other != place]  # until it answers again
         try:
             status, answer = ask(place, "POST", "/segment", body, options, ANSWER_SECONDS)
         except LateError as error:
@@ -138,7 +162,7 @@ def _answer(body, options, find):
             ) from error
         except GoneError as error:
             # it may have ended for idleness just now, or was killed: one more service, one more try
-            broken += 1
+            broken += not (unasked and isinstance(error, AwayError))
             if broken > 1:
                 raise ServiceError(
                     f"artseg's service broke off twice while it worked on {source} ({error}); the memory may not "
@@ -148,6 +172,10 @@ def _answer(body, options, find):
         if status == 503 and time.monotonic() < until:
             time.sleep(2.0)  # others fill its queue
             continue
+        if status in (200, 422):  # 422: what is wrong with this image or model
+            _answered.append(place)
+        elif unasked and (status in (401, 426) or said_error(answer) is None):
+            continue  # another service, or another program, has its port by now: look closer
         if status != 200:
             raise ServiceError(error_message(status, answer))
         return answer
@@ -160,18 +188,39 @@ def _log_of(place):
 
 
 def _unpacked(answer):
-    """Read the three arrays of an answer; gives probability, labels and result."""
-    stream = io.BytesIO(answer)
-    text, probability, labels = (numpy.lib.format.read_array(stream, allow_pickle=False) for _ in range(3))
-    return probability, labels.astype(numpy.int32), json.loads(text.tobytes().decode("utf-8"))
+    """Read the three arrays of an answer, which they stay a part of; gives probability, labels and result."""
+    at = 0
+    arrays = []
+    try:
+        for _ in range(3):
+            header = io.BytesIO(memoryview(answer)[at : at + 4096])  # the service's are shorter
+            numpy.lib.format.read_magic(header)
+            shape, fortran, dtype = numpy.lib.format.read_array_header_1_0(header)
+            at += header.tell()
+            count = int(numpy.prod(shape, dtype=numpy.int64))
+            flat = numpy.frombuffer(answer, dtype=dtype, count=count, offset=at)
+            arrays.append(flat.reshape(shape, order="F" if fortran else "C"))
+            at += flat.nbytes
+        text, probability, labels = arrays
+        return probability, labels, json.loads(text.tobytes().decode("utf-8"))
+    except ValueError as error:
+        raise ServiceError(
+            f"Expected a segmentation from artseg's service, got something else ({error}). Another program may have "
+            "its port: try again, and see artseg serve --status."
+        ) from error
 
 
 def _body(pixels, valid):
-    stream = io.BytesIO()
+    """Give the pieces of a request: header and contents of one or two .npy arrays."""
     image = numpy.asarray(pixels)
     if image.dtype.kind == "b" or image.dtype == numpy.float64:
         image = image.astype(numpy.float32)  # half the bytes; the network computes in float32
-    numpy.lib.format.write_array(stream, numpy.ascontiguousarray(image), allow_pickle=False)
+    arrays = [numpy.ascontiguousarray(image)]
     if valid is not None:
-        numpy.lib.format.write_array(stream, numpy.ascontiguousarray(valid, dtype=bool), allow_pickle=False)
-    return stream.getbuffer()
+        arrays.append(numpy.ascontiguousarray(valid, dtype=bool))
+    pieces = []
+    for array in arrays:
+        header = io.BytesIO()
+        numpy.lib.format.write_array_header_1_0(header, numpy.lib.format.header_data_from_array_1_0(array))
+        pieces += [header.getvalue(), memoryview(array.reshape(-1).view(numpy.uint8))]
+    return pieces

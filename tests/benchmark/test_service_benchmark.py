@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from artseg_models.benchmark.module import benchmark_module
 from artseg_models.benchmark.service import benchmark_service
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
@@ -40,6 +42,22 @@ def test_the_figures_are_of_one_service_that_is_gone_afterwards(
     while alive_in(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_the_module_is_timed_inside_cellprofiler(
+    packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = os.environ.get("ARTSEG_CELLPROFILER")
+    if not program:
+        pytest.skip("no CellProfiler to time the module in: set ARTSEG_CELLPROFILER to its executable")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("ARTSEG_CACHE", str(tmp_path / "cache"))
+    found = benchmark_module(packages["unet"], [program], device="cpu", images=4, shape=(128, 128))
+    assert found.sha256 == read_package(packages["unet"]).sha256
+    assert (found.cellprofiler[0], found.engine, found.images) == ("5", os.environ["ARTSEG_ENGINE"], 4)
+    assert found.first_seconds > found.module_seconds > found.network_seconds > 0
+    assert found.ratio == pytest.approx(found.module_seconds / found.inside_seconds)
+    assert not alive_in(tmp_path)
 
 
 def alive_in(folder: Path) -> list[psutil.Process]:

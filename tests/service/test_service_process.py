@@ -104,20 +104,44 @@ def test_a_service_killed_while_it_works_costs_no_image(
 ) -> None:
     from _artseg_client import _segment
 
-    find_or_start = _segment.find_or_start
+    ask = _segment.ask
     killed = []
 
-    def freeze_once(*arguments: object, **options: object) -> dict:
-        place = find_or_start(*arguments, **options)
+    def freeze_once(place: dict, *arguments: object) -> tuple:
         if not killed:
             killed.append(place["pid"])
             os.kill(place["pid"], signal.SIGSTOP)  # it takes the request and never answers
             threading.Timer(0.5, os.kill, (place["pid"], signal.SIGKILL)).start()
-        return place
+        return ask(place, *arguments)
 
-    monkeypatch.setattr(_segment, "find_or_start", freeze_once)
+    monkeypatch.setattr(_segment, "ask", freeze_once)
     assert artseg_client.segment(image, str(package)).labels.max() == 1
     assert service_pid() != killed[0]
+
+
+def test_after_the_first_image_each_takes_one_request_on_the_same_connection(
+    artseg_client: ModuleType, package: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, shared_state: Path
+) -> None:
+    from _artseg_client import _ask
+
+    asked: list[str] = []
+
+    class Watched(_ask.http.client.HTTPConnection):
+        def connect(self) -> None:
+            asked.append("connect")
+            super().connect()
+
+        def request(self, method: str, url: str, *arguments: object, **options: object) -> None:
+            asked.append(f"{method} {url}")
+            super().request(method, url, *arguments, **options)
+
+    artseg_client.segment(image, str(package))
+    _ask._close()
+    monkeypatch.setattr(_ask.http.client, "HTTPConnection", Watched)
+    answers = [artseg_client.segment(image, str(package)) for _ in range(2)]
+    assert asked == ["connect", "POST /segment", "POST /segment"]
+    assert answers[0].labels.dtype == np.uint8
+    assert np.array_equal(answers[0].labels, answers[1].labels)
 
 
 class NotFound(http.server.BaseHTTPRequestHandler):
@@ -145,6 +169,28 @@ def test_a_stale_rendezvous_is_replaced(
     fresh = read_rendezvous(rendezvous_path("auto"))
     assert fresh is not None
     assert fresh.token != stale.token
+
+
+def test_another_program_on_the_port_of_a_service_that_answered_is_noticed(
+    artseg_client: ModuleType, package: Path, image: np.ndarray, fresh_state: Path, kill_service: Callable[[], int]
+) -> None:
+    artseg_client.segment(image, str(package))
+    killed = read_rendezvous(rendezvous_path("auto"))
+    assert killed is not None
+    kill_service()
+    until = time.monotonic() + 10
+    while True:
+        try:
+            other = http.server.ThreadingHTTPServer(("127.0.0.1", killed.port), NotFound)
+            break
+        except OSError:  # the last thread of the process still holds it
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    with other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        assert artseg_client.segment(image, str(package)).labels.max() == 1
+        other.shutdown()
+    assert read_rendezvous(rendezvous_path("auto")) != killed
 
 
 def test_a_changed_token_is_told_with_the_file_and_the_process(
