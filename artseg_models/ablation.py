@@ -25,11 +25,14 @@ from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import read_labels, read_mask
 from artseg_models.methods import configure, train
 from artseg_models.methods.predictor import open_model
+from artseg_models.report.montage import worst, write_montage
 from artseg_models.study import paper
 from artseg_models.training.configuration import merged
 from artseg_models.training.cutoffs import pooled_iou
 from artseg_models.training.fields import binned
 
+#: images on the sheet of those with the most wrong pixels
+_WORST = 12
 _EDGES = {"refinement": {"edges": "evidence"}}
 _NORMALITY = {"refinement": {"normality": None}}
 _INVENTED = {"synthesis": {"invented": 0.5}}
@@ -128,7 +131,7 @@ def run_ablation(
     labels : Path
         With masks for the test images; for the rung `supervised` for all artifact images.
     out : Path
-        Gets a folder for each seed and rung, with its run and ``scores.json``; and ``ablation.csv``.
+        Gets a folder for each seed and rung, with its run, ``scores.json`` and ``worst.png``; and ``ablation.csv``.
     seeds : sequence of int
         Of the trainings.
     rungs : sequence of str
@@ -186,9 +189,18 @@ def _do(
     items = read_labels(labels).of_split("test")
     if not items:
         items = read_labels(run / "splits.csv").of_split("test")
-    evaluation = evaluate(open_model(run), items, ignore=ignore, options=Options())
+    model = open_model(run)
+    evaluation = evaluate(model, items, ignore=ignore, options=Options())
     if evaluation.pixels is None:
         raise ArtSegError(f"Expected test images with masks in {labels} to score by, but no artifact image has one.")
+    write_montage(
+        model,
+        evaluation,
+        folder / "worst.png",
+        options=Options(),
+        chosen=worst(evaluation.scores, _WORST),
+        order="The images with the most wrong pixels.",
+    )
     figures = evaluation.figures()
     write_json(
         folder / "scores.json",

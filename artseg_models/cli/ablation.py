@@ -41,7 +41,8 @@ def ablation(
     The column labels is the IoU of pseudo-labels with masks, on validation images: what the U-Net learned from.
 
     Writes ablation.csv, ablation.png, and annotation.png, the IoU against the minutes that an expert spends (2 s a
-    label, 279 s a mask). A folder for each training holds its run, a model like any other.
+    label, 279 s a mask). A folder for each training holds its run, a model like any other, and worst.png, the
+    test images with the most wrong pixels.
     """
     from artseg_models.ablation import run_ablation
     from artseg_models.evaluate import read_ignore

@@ -24,7 +24,7 @@ from artseg_models.labels import LabelSet, read_labels
 from artseg_models.metrics import Counts
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
-from artseg_models.report.montage import choose, write_montage
+from artseg_models.report.montage import choose, worst, write_montage
 
 SIDE = 64
 
@@ -254,6 +254,9 @@ def test_files_say_which_model_made_them(predictor: Predictor, labels: LabelSet,
     assert float(exact["iou"]) == 1.0
     clean = next(row for row in rows if row["image"].endswith("clean.tif"))
     assert clean["iou"] == ""  # nothing true, nothing found: not defined
+    errors = [one.pixels.false_positive + one.pixels.false_negative for one in evaluation.scores if one.pixels]
+    most = [one.pixels.false_positive + one.pixels.false_negative for one in worst(evaluation.scores, 2) if one.pixels]
+    assert most == sorted(errors)[:-3:-1]
     montage = tmp_path / "out" / "overlays.png"
     write_montage(predictor, evaluation, montage)
     with Image.open(montage) as picture:
