@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artseg_models.networks.resnet import ResNet
+from artseg_models.passes import Passes, TorchPasses
 
-Mode = Literal["exact", "grouped"]
+Mode = Literal["exact", "grouped", "feature"]
 ChannelWeight = Literal["artifact", "largest"]
 
 #: index of "artifact" among the classifier's outputs
@@ -64,6 +65,8 @@ def scorecam(
     mode: Mode = "exact",
     groups: int = 32,
     batch: int = 16,
+    memory_mib: int = 2048,
+    passes: Passes | None = None,
 ) -> Evidence:
     """Evidence for an artifact in one image.
 
@@ -81,21 +84,27 @@ def scorecam(
     clean_level : Tensor, optional
         (channels,) from `clean_levels`: activation up to it counts as none. Without it, as in the paper, maps that
         light up everywhere outweigh those that mark an artifact, since all weights are positive.
-    mode : {"exact", "grouped"}
-        A forward pass for each map, or one for each group of alike maps (k-means), whose members share its weight.
+    mode : {"exact", "grouped", "feature"}
+        A forward pass for each map; one for each group of alike maps (k-means), whose members share its weight; or a
+        pass for each map that begins at layer 3, whose activation is masked instead of the image.
     groups : int
         Number of groups in mode "grouped".
     batch : int
-        Masked images in one forward pass; it bounds memory.
+        Masked images in one forward pass.
+    memory_mib : int
+        About the most memory that a pass may take, in MiB: large images go in smaller batches, at least one by one.
+    passes : Passes, optional
+        What computes the forward passes; the network itself by default.
 
     Returns
     -------
     Evidence
     """
+    passes = passes or TorchPasses(network)
     activations = network.activations(image, layer)[0]
     if clean_level is not None:
         activations = F.relu(activations - clean_level[:, None, None])
-    probability = float(_probabilities(network, image)[0, _ARTIFACT])
+    probability = float(passes.whole(image)[0, _ARTIFACT])
     flat = activations.flatten(1)
     varying = (flat.amax(1) - flat.amin(1)) > _CONSTANT
     activations = activations[varying]
@@ -103,12 +112,27 @@ def scorecam(
     size = (image.shape[-2], image.shape[-1])
     if len(activations):
         members, masks = _masks(activations, mode=mode, groups=groups)
-        chunks = (masks[start : start + batch] for start in range(0, len(masks), batch))
-        weights = torch.cat([_score(network, image, chunk, size, channel_weight) for chunk in chunks])[members]
+        if mode == "feature":
+            masked, classify = network.activations(image, 3), passes.late
+        else:
+            masked, classify = image, passes.whole
+        batch = fitting_batch(network, size, batch=batch, memory_mib=memory_mib)
+        scores: list[Tensor] = []
+        for start in range(0, len(masks), batch):
+            probabilities = classify(masked * _resized(masks[start : start + batch], masked))
+            scores.append(probabilities.amax(1) if channel_weight == "largest" else probabilities[:, _ARTIFACT])
+        weights = torch.cat(scores)[members]
     # resizing is linear: summing first and resizing once gives the same map as resizing every map
     total = torch.einsum("c,cyx->yx", weights, activations)
     resized = F.interpolate(total[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
     return Evidence(evidence=F.relu(resized).cpu().numpy().astype(np.float32), probability=probability)
+
+
+def fitting_batch(network: ResNet, size: tuple[int, int], *, batch: int, memory_mib: int) -> int:
+    """Say how many masked images of a size (y, x) go into one pass, at least 1 and at most `batch`."""
+    # what lives at once: the first convolution's output or the first layer's blocks, with their copies
+    each = 4 * network.conv1.out_channels * size[0] * size[1]
+    return max(1, min(batch, memory_mib * 2**20 // each))
 
 
 @torch.inference_mode()
@@ -138,14 +162,10 @@ def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quant
     return torch.stack(levels).mean(0).float()
 
 
-def _probabilities(network: ResNet, images: Tensor) -> Tensor:
-    return torch.softmax(network.binned_logits(images), dim=1)
-
-
 def _masks(activations: Tensor, *, mode: Mode, groups: int) -> tuple[Tensor, Tensor]:
     """For each map the index of its mask, and the masks (n, y, x), at the activations' own resolution."""
     count = len(activations)
-    if mode == "exact" or count <= groups:
+    if mode != "grouped" or count <= groups:
         return torch.arange(count, device=activations.device), activations
     alike = _to_unit_range(activations).flatten(1)
     kmeans: Any = MiniBatchKMeans(groups, n_init="auto", max_iter=20, random_state=0)
@@ -163,10 +183,14 @@ def _to_unit_range(maps: Tensor) -> Tensor:
     return (maps - low) / span.clamp(min=_CONSTANT)
 
 
-def _score(
-    network: ResNet, image: Tensor, masks: Tensor, size: tuple[int, int], channel_weight: ChannelWeight
-) -> Tensor:
-    """Classify the image multiplied with each of n masks: weights (n,)."""
-    resized = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
-    probabilities = _probabilities(network, image * _to_unit_range(resized))
-    return probabilities.amax(1) if channel_weight == "largest" else probabilities[:, _ARTIFACT]
+def _resized(masks: Tensor, masked: Tensor) -> Tensor:
+    """Bring masks (n, y, x) to the size of what they mask, each scaled to 0..1: (n, 1, y, x)."""
+    size = (masked.shape[-2], masked.shape[-1])
+    smaller = size[0] < masks.shape[-2] or size[1] < masks.shape[-1]
+    # reduced to layer 3 a fine map would lose what lies between the points that bilinear interpolation reads
+    resized = (
+        F.adaptive_avg_pool2d(masks[:, None], size)
+        if smaller
+        else F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+    )
+    return _to_unit_range(resized)

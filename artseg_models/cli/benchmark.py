@@ -171,3 +171,56 @@ def benchmark_prediction(
             },
         )
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
+
+
+@benchmark_app.command("scorecam")
+def benchmark_scorecam(
+    run: Annotated[
+        Path | None,
+        typer.Argument(exists=True, file_okay=False, help="Run folder of a training; without it: untrained ResNet50."),
+    ] = None,
+    labels: Annotated[Path | None, typer.Argument(exists=True, help="Labels whose validation images are used.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Artifact images.")] = 3,
+    side: Annotated[int, typer.Option(min=32, help="Height and width of what is used of them, binned pixels.")] = 128,
+    layer: Annotated[int, typer.Option(min=1, max=4, help="The layer whose activation maps are used.")] = 4,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Compare modes and engines of ScoreCAM with one another, and with grad-cam and torchcam where they are installed.
+
+    Each way runs in a process of its own, on the same network and images. Likeness to the exact maps means something
+    with a trained classifier only: name a run and its labels.
+    """
+    from artseg_models.benchmark.scorecam import benchmark_scorecam as measure
+    from artseg_models.files import write_json
+
+    found = measure(run, labels, images=images, side=side, layer=layer)
+    seconds = {one.way.name: one.seconds for one in found if one.refused is None}
+    (exact,) = (one for one in found if one.way.name == "exact, torch")
+    peers = [name for name in ("grad-cam", "torchcam") if name in seconds]
+    references = peers or [exact.way.name]
+    likeness = ("correlation with exact", "smallest", "IoU of labels") if run is not None else ()
+    table = Table("ScoreCAM", "s an image", *(f"x {name}" for name in references), "memory", *likeness)
+    rows: list[dict[str, object]] = []
+    for one in found:
+        if one.refused is not None:
+            table.add_row(one.way.name, one.refused)
+            continue
+        ratios = [seconds[name] / one.seconds for name in references]
+        mean, smallest = one.correlation(exact)
+        alike = [f"{mean:.4f}", f"{smallest:.4f}", f"{one.iou(exact):.3f}"] if run is not None else []
+        table.add_row(
+            one.way.name,
+            f"{one.seconds:.2f}",
+            *(f"{ratio:.1f}" for ratio in ratios),
+            f"{one.more_mib:+.0f} MiB",
+            *alike,
+        )
+        row: dict[str, object] = {"way": one.way.name, "seconds": one.seconds, "more_mib": one.more_mib}
+        row |= {f"times_{name}": ratio for name, ratio in zip(references, ratios, strict=True)}
+        if run is not None:
+            row |= {"correlation": mean, "smallest": smallest, "iou": one.iou(exact)}
+        rows.append(row)
+    console.print(table, highlight=False)
+    if out is not None:
+        write_json(out, {"ways": rows})
+        console.print(f"Wrote {out}", highlight=False, soft_wrap=True)

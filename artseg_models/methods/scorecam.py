@@ -12,6 +12,7 @@ from torch import Tensor
 
 from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
+from artseg_models.passes import Passes, TorchPasses
 from artseg_models.training.classifier import new_classifier, train_classifier
 from artseg_models.training.configuration import (
     QUICK_CLASSIFIER,
@@ -20,7 +21,7 @@ from artseg_models.training.configuration import (
     ScoreCAMSettings,
     SupervisedSettings,
 )
-from artseg_models.training.evidence import evidence_of, levels_of_clean, pseudo_labels
+from artseg_models.training.evidence import evidence_of, levels_of_clean, passes_of, pseudo_labels
 from artseg_models.training.fields import Array, Split, enlarged
 from artseg_models.training.loop import load_weights
 from artseg_models.training.precision import use_bf16
@@ -43,6 +44,7 @@ class ScoreCAMMaps:
         self._settings, self._binning, self._device = settings, binning, device
         self._classifier = new_classifier(settings.classifier, binning=binning, seed=settings.seed, device=device)
         self._levels: Tensor | None = None
+        self._passes: Passes = TorchPasses(self._classifier)
 
     def fit(self, training: Split, validation: Split, folder: Path) -> Fitted:
         """Train the classifier; see `Method.fit`. No mask is read."""
@@ -77,6 +79,7 @@ class ScoreCAMMaps:
             levels=self._levels,
             device=device,
         )
+        self._passes = self._measured_passes(folder)
         shape = {**settings.classifier.model_dump(include={"depth", "width"}), "binning": self._binning}
         return Fitted(
             networks={"classifier": shape},
@@ -88,6 +91,7 @@ class ScoreCAMMaps:
     def restore(self, folder: Path) -> None:
         """Load the classifier and its level of clean activation; see `Method.restore`."""
         load_weights(self._classifier, folder / "classifier")
+        self._passes = self._measured_passes(folder)
         if self._settings.scorecam.clean_quantile is None:
             return
         file = _levels_file(folder)
@@ -98,12 +102,20 @@ class ScoreCAMMaps:
     def predict(self, image: Array, *, shape: tuple[int, int] | None = None) -> Found:
         """Give ScoreCAM's map, scaled to 0..1 within the image; see `Method.predict`."""
         found = evidence_of(
-            self._classifier, image, settings=self._settings.scorecam, levels=self._levels, device=self._device
+            self._classifier,
+            image,
+            settings=self._settings.scorecam,
+            levels=self._levels,
+            passes=self._passes,
+            device=self._device,
         )
         evidence = found.normalised
         if shape is not None:
             evidence = enlarged(evidence, self._binning, shape)
         return Found(map=evidence, image_probability=found.probability)
+
+    def _measured_passes(self, folder: Path) -> Passes:
+        return passes_of(self._classifier, folder, settings=self._settings.scorecam, device=self._device)
 
 
 def _levels_file(folder: Path) -> Path:

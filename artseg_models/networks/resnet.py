@@ -117,7 +117,11 @@ class ResNet(nn.Module):
 
     def binned_logits(self, image: Tensor) -> Tensor:
         """Logits (batch, 2), clean and artifact, of a binned image (batch, 1, y, x) float32."""
-        return self.fc(self.activations(image).mean(dim=(2, 3)))
+        return self.late_logits(self.activations(image, 3))
+
+    def late_logits(self, features: Tensor) -> Tensor:
+        """Logits (batch, 2) of the activation of layer 3 (batch, channels, y, x), by layer 4 and the head."""
+        return self.fc(self.layer4(features).mean(dim=(2, 3)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities of clean and artifact.

@@ -65,9 +65,21 @@ class ScoreCAMSettings(Settings):
         default="largest",
         description="What weights an activation map: the probability of artifact, or that of the likeliest class.",
     )
-    mode: Literal["exact", "grouped"] = "exact"
+    mode: Literal["exact", "grouped", "feature"] = Field(
+        default="exact",
+        description="A forward pass for each activation map, for each group of alike maps, or for each map from layer "
+        "3 on.",
+    )
     groups: int = Field(default=32, ge=2)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=16, ge=1, description="Masked images in one forward pass.")
+    memory_mib: int = Field(
+        default=2048, ge=1, description="About the most memory of a forward pass: large images go in smaller batches."
+    )
+    engine: Literal["auto", "torch", "openvino", "openvino-bf16"] = Field(
+        default="auto",
+        description="What computes the forward passes; auto measures on the processor, and takes bf16 only where the "
+        "mode is not exact.",
+    )
     cutoff: float | Literal["otsu"] = Field(
         default=0.05,
         description="Pixels at or above it, in a map scaled to 0..1, become artifact in the pseudo-label; "

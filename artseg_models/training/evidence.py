@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from artseg_models.files import whole_file
+from artseg_models.files import read_json, whole_file, write_json
 from artseg_models.images import write_image
 from artseg_models.networks.resnet import ResNet
+from artseg_models.passes import Passes, choose_passes, open_passes
 from artseg_models.progress import track
-from artseg_models.scorecam import Evidence, clean_levels, scorecam
+from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, scorecam
 from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
 from artseg_models.training.fields import Array, Split, as_batch
 from artseg_models.training.loop import save_state
@@ -63,8 +64,52 @@ def levels_of_clean(
     return torch.load(file, weights_only=True).to(device)
 
 
+def passes_of(
+    network: ResNet, run: Path, *, settings: ScoreCAMSettings, split: Split | None = None, device: str
+) -> Passes:
+    """Take the engine of ScoreCAM's forward passes that the settings name, or that was measured for a run.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier.
+    run : Path
+        Keeps in ``scorecam/engine.json`` what was measured, so that a run that goes on computes as it began.
+    settings : ScoreCAMSettings
+        Engine, mode and batch.
+    split : Split, optional
+        The images that ScoreCAM is to run on. Without it nothing is measured, and a run without a measurement takes
+        PyTorch.
+    device : str
+        Where the network is.
+    """
+    engine: str = settings.engine
+    remembered = run / "scorecam" / "engine.json"
+    if engine == "auto" and remembered.is_file():
+        engine = str(read_json(remembered)["engine"])
+        if device != "cpu":  # trained elsewhere
+            engine = "torch"
+    elif engine == "auto" and (split is None or not len(split)):
+        engine = "torch"
+    elif engine == "auto" and split is not None:
+        image = as_batch(split.images[0], device)
+        maps = network.activations(image, settings.layer).shape[1]
+        each = min(settings.groups, maps) if settings.mode == "grouped" else maps
+        size = (image.shape[-2], image.shape[-1])
+        engine = choose_passes(
+            network,
+            image,
+            passes=each * max(1, int(split.artifact.sum())),
+            batch=fitting_batch(network, size, batch=settings.batch, memory_mib=settings.memory_mib),
+            late=settings.mode == "feature",
+            exact=settings.mode == "exact",
+        )
+        write_json(remembered, {"engine": engine})
+    return open_passes(engine, network)
+
+
 def evidence_of(
-    network: ResNet, image: Array, *, settings: ScoreCAMSettings, levels: Tensor | None, device: str
+    network: ResNet, image: Array, *, settings: ScoreCAMSettings, levels: Tensor | None, passes: Passes, device: str
 ) -> Evidence:
     """Run ScoreCAM on one binned image (y, x)."""
     return scorecam(
@@ -76,6 +121,8 @@ def evidence_of(
         mode=settings.mode,
         groups=settings.groups,
         batch=settings.batch,
+        memory_mib=settings.memory_mib,
+        passes=passes,
     )
 
 
@@ -115,13 +162,16 @@ def pseudo_labels(
         What it says cannot be clean joins the labels, drawn to its edges.
     """
     labels: list[NDArray[np.bool_]] = []
+    passes: Passes | None = None
     for index in track(range(len(split)), f"ScoreCAM on the {name} images", len(split)):
         if not split.artifact[index] and settings.clean_images == "empty":
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
         file = run / "scorecam" / name / f"{index:06d}.npy"
         if not file.exists():
-            found = evidence_of(network, split.images[index], settings=settings, levels=levels, device=device)
+            passes = passes or passes_of(network, run, settings=settings, split=split, device=device)
+            image = split.images[index]
+            found = evidence_of(network, image, settings=settings, levels=levels, passes=passes, device=device)
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
