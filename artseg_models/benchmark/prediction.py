@@ -1,4 +1,4 @@
-"""Speed and memory of prediction: engines side by side, growth with the area, and the whole way from file to mask."""
+"""Speed and memory of prediction: engines and bioimageio.core side by side, growth by area and number, file to mask."""
 
 from __future__ import annotations
 
@@ -140,6 +140,107 @@ def measure_from_file_to_mask(model: Path, *, images: int = 10, side: int = 1080
         between = time.perf_counter()
         segment_images(predictor, paths, folder / "out")
         return FromFileToMask(images, time.perf_counter() - between, between - started)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a number of image files costs, in a process of its own.
+
+    Attributes
+    ----------
+    images : int
+        How many.
+    seconds_each : float
+        From files to written masks, for one.
+    peak_mib : float
+        The largest resident memory of the process.
+    """
+
+    images: int
+    seconds_each: float
+    peak_mib: float
+
+
+def measure_counts(model: Path, counts: Sequence[int] = (10, 100, 1000), *, side: int = 256) -> list[Count]:
+    """Segment so many different image files (16-bit TIFF), each number in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    found: list[Count] = []
+    for count in counts:
+        with context.Pool(1) as pool:
+            found.append(pool.apply(_segment_files, (model, count, side)))
+    return found
+
+
+def _segment_files(model: Path, count: int, side: int) -> Count:
+    predictor = Predictor(read_package(model), device="cpu")
+    with tempfile.TemporaryDirectory(prefix="artseg-benchmark-") as temporary:
+        folder = Path(temporary)
+        paths = [folder / f"{number:05d}.tif" for number in range(count)]
+        for number, path in enumerate(paths):
+            tifffile.imwrite(path, _noise(side, seed=number))
+        started = time.perf_counter()
+        segment_images(predictor, paths, folder / "out")
+        return Count(count, (time.perf_counter() - started) / count, peak_mib())
+
+
+@dataclass(frozen=True)
+class BesideCore:
+    """ArtSeg and bioimageio.core on the same package and image, whole images, without the gate.
+
+    Attributes
+    ----------
+    engine : str
+        What computes ArtSeg's.
+    seconds, core_seconds : float
+        The faster of several predictions each, in turns, from pixels to the probability.
+    largest_difference : float
+        Between both probabilities.
+    """
+
+    engine: str
+    seconds: float
+    core_seconds: float
+    largest_difference: float
+
+
+def compare_with_core(model: Path, *, side: int = 1080, rounds: int = 3) -> BesideCore:
+    """Predict the same image by ArtSeg and by bioimageio.core with its ONNX Runtime, in turns.
+
+    Parameters
+    ----------
+    model : Path
+        Package of a U-Net with ONNX weights, whose output is the probability.
+    side : int
+        Height and width of the image, in pixels.
+    rounds : int
+        How often each predicts after a first time; the fastest counts.
+    """
+    from bioimageio.core import create_prediction_pipeline
+    from bioimageio.core.digest_spec import create_sample_for_model
+    from bioimageio.spec import load_model_description
+
+    package = read_package(model)
+    pixels = _noise(package.fitting_shape((side, side))[0])
+    predictor = Predictor(package, device="cpu")
+    description: Any = load_model_description(package.folder / "rdf.yaml")
+    name = str(description.inputs[0].id)
+    with create_prediction_pipeline(description, weight_format="onnx") as pipeline:
+
+        def core() -> NDArray[np.float32]:
+            sample = create_sample_for_model(description, inputs={name: pixels.astype(np.float32)[None, None]})
+            done = pipeline.predict_sample_without_blocking(sample)
+            return np.asarray(next(iter(done.members.values())).data.values, np.float32)[0, 0]
+
+        difference = float(np.abs(core() - predictor.predict(pixels, gate=False).probability).max())
+        seconds = {"ours": float("inf"), "core": float("inf")}
+        for _ in range(rounds):
+            started = time.perf_counter()
+            predictor.predict(pixels, gate=False)
+            between = time.perf_counter()
+            core()
+            seconds["ours"] = min(seconds["ours"], between - started)
+            seconds["core"] = min(seconds["core"], time.perf_counter() - between)
+    return BesideCore(choose_engine(package), seconds["ours"], seconds["core"], difference)
 
 
 def _noise(side: int, seed: int = 0) -> NDArray[np.uint16]:

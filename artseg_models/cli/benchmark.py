@@ -122,14 +122,24 @@ def benchmark_prediction(
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=2, help="Image files for the way from file to mask.")] = 10,
+    counts: Annotated[
+        list[int] | None,
+        typer.Option("--count", min=1, help="Also so many files of 256 x 256 pixels; repeat. Default: 10, 100, 1000."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
 ) -> None:
-    """Compare engines on this processor, and measure how time and memory grow with the area of an image.
+    """Compare engines on this processor, and measure how time and memory grow with area and number of images.
 
     Engines take turns on the same image, so their ratios hold even on a busy computer. The first engine is PyTorch in
     fp32 as it comes. Images are noise: time does not depend on what they show.
     """
-    from artseg_models.benchmark.prediction import compare_engines, measure_from_file_to_mask, measure_growth
+    from artseg_models.benchmark.prediction import (
+        compare_engines,
+        compare_with_core,
+        measure_counts,
+        measure_from_file_to_mask,
+        measure_growth,
+    )
     from artseg_models.files import write_json
 
     chosen, times = compare_engines(model, side=side, rounds=rounds)
@@ -160,6 +170,18 @@ def benchmark_prediction(
         f"{100 * whole.share:.0f} % of its throughput",
         highlight=False,
     )
+    numbers = measure_counts(model, counts or [10, 100, 1000])
+    files = Table("image files of 256 x 256 pixels", "seconds an image", "peak memory")
+    for number in numbers:
+        files.add_row(str(number.images), f"{number.seconds_each:.3f}", f"{number.peak_mib:.0f} MiB")
+    console.print(files, highlight=False)
+    beside = compare_with_core(model, side=side, rounds=rounds)
+    console.print(
+        f"bioimageio.core on the same package and image: {1000 * beside.core_seconds:.0f} ms; ArtSeg with "
+        f"{beside.engine}: {1000 * beside.seconds:.0f} ms, {beside.core_seconds / beside.seconds:.1f} times as fast; "
+        f"largest difference {beside.largest_difference:.1e}",
+        highlight=False,
+    )
     if out is not None:
         write_json(
             out,
@@ -168,6 +190,8 @@ def benchmark_prediction(
                 "engines": {found.engine: found.seconds for found in times if found.refused is None},
                 "growth": [vars(growth) for growth in grown],
                 "from_file_to_mask": vars(whole),
+                "counts": [vars(number) for number in numbers],
+                "bioimageio_core": vars(beside),
             },
         )
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
@@ -223,4 +247,36 @@ def benchmark_scorecam(
     console.print(table, highlight=False)
     if out is not None:
         write_json(out, {"ways": rows})
+        console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
+
+
+@benchmark_app.command("training")
+def benchmark_training(
+    images: Annotated[int, typer.Option(min=20, help="Simulated fields to train on.")] = 500,
+    side: Annotated[int, typer.Option(min=64, help="Height and width of a field, in pixels.")] = 1080,
+    preset: Annotated[str, typer.Option(help="quick, best or paper, as of `artseg train`.")] = "quick",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; repeat for more.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Train on simulated fields, to know what a training takes here and whether its networks wait for images."""
+    from artseg_models.benchmark.training import benchmark_training as measure
+    from artseg_models.files import write_json
+
+    found = measure(images=images, side=side, preset=preset, changes=tuple(changes or ()))
+    table = Table("stage", "minutes", "waiting for images")
+    for name, seconds in found.network_seconds.items():
+        table.add_row(name.replace("_", " "), f"{seconds / 60:.1f}", f"{100 * found.waiting[name]:.1f} %")
+    rest = found.seconds - sum(found.network_seconds.values())
+    table.add_row("reading, ScoreCAM, validation", f"{rest / 60:.1f}", "")
+    table.add_row("all", f"{found.seconds / 60:.1f}", "")
+    console.print(table, highlight=False)
+    console.print(
+        f"{preset} on {found.images} simulated fields of {found.side} x {found.side} pixels; peak memory "
+        f"{found.peak_mib:.0f} MiB",
+        highlight=False,
+    )
+    if out is not None:
+        write_json(out, vars(found))
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)

@@ -13,7 +13,9 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import whole_file, write_text
+from artseg_models.files import whole_file, write_json, write_text
 from artseg_models.progress import track
 from artseg_models.training.configuration import Schedule
 
@@ -60,7 +62,8 @@ def train_network(
     seed : sequence of int
         Seed of the run and the stage; the batches of epoch n depend on these and n alone.
     folder : Path
-        Gets ``checkpoint.pt`` while training; ``network.pt`` (a state dict) and ``history.csv`` at the end.
+        Gets ``checkpoint.pt`` while training; at the end ``network.pt`` (a state dict), ``history.csv`` and
+        ``time.json``: seconds of all epochs, and how many of them were spent waiting for batches.
     name : str
         What is trained, for the progress bar.
 
@@ -77,6 +80,7 @@ def train_network(
     optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.patience)
     history: list[dict[str, float]] = []
+    spent = Spent()
     best: dict[str, Tensor] = {}
     best_loss = float("inf")
     checkpoint = folder / "checkpoint.pt"
@@ -86,6 +90,7 @@ def train_network(
         optimizer.load_state_dict(state["optimizer"])
         plateau.load_state_dict(state["plateau"])
         history, best, best_loss = state["history"], state["best"], state["best_loss"]
+        spent = Spent(*state["spent"])
         logger.info("%s: goes on after epoch %d of %d", name, len(history), schedule.epochs)
     begun, resumed = time.perf_counter(), len(history)
     for epoch in range(resumed, schedule.epochs):
@@ -93,7 +98,8 @@ def train_network(
         network.train()
         losses: list[float] = []
         batches, count = epoch_batches(np.random.default_rng([*seed, epoch]))
-        for step, batch in enumerate(track(batches, f"{name}, epoch {epoch + 1} of {schedule.epochs}", count)):
+        ahead = prepared_ahead(batches, spent)
+        for step, batch in enumerate(track(ahead, f"{name}, epoch {epoch + 1} of {schedule.epochs}", count)):
             if schedule.decay == "one-cycle":
                 rate = one_cycle_rate((epoch + step / count) / schedule.epochs, peak=schedule.learning_rate)
                 optimizer.param_groups[0]["lr"] = rate
@@ -116,6 +122,7 @@ def train_network(
             plateau.step(held_out)
         if held_out < best_loss:
             best_loss, best = held_out, copy.deepcopy(network.state_dict())
+        spent.seconds += time.perf_counter() - started
         history.append({"epoch": epoch + 1, "learning_rate": rate, "training": training_loss, "validation": held_out})
         logger.info(
             "%s: epoch %d of %d, loss %.4f, validation %.4f, %.0f s; about %.0f min left",
@@ -136,6 +143,7 @@ def train_network(
                 "history": history,
                 "best": best,
                 "best_loss": best_loss,
+                "spent": [spent.seconds, spent.waiting],
             },
         )
     network.load_state_dict(best)
@@ -144,8 +152,49 @@ def train_network(
     writer.writeheader()
     writer.writerows(history)
     write_text(folder / "history.csv", table.getvalue())
+    write_json(folder / "time.json", {"seconds": round(spent.seconds, 3), "waiting": round(spent.waiting, 3)})
+    logger.info("%s: %.0f s, %.1f %% of them waiting for images", name, spent.seconds, 100 * spent.share_waiting)
     save_state(finished, {key: value.cpu() for key, value in network.state_dict().items()})
     checkpoint.unlink()
+
+
+@dataclass
+class Spent:
+    """Where the time of a training went, over all its sessions.
+
+    Attributes
+    ----------
+    seconds : float
+        Of all epochs, validation included.
+    waiting : float
+        Of them, those in which the network waited for its next batch.
+    """
+
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    @property
+    def share_waiting(self) -> float:
+        """Waiting over all, 0..1."""
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+
+def prepared_ahead(batches: Iterable[Any], spent: Spent) -> Iterator[Any]:
+    """Pass batches on, the next one being prepared in a thread while the network works on one.
+
+    One thread takes them in turn, so that what is drawn by chance stays the same. Waiting is added to `spent`.
+    """
+    coming = iter(batches)
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        ahead = pool.submit(next, coming, None)
+        while True:
+            started = time.perf_counter()
+            batch = ahead.result()
+            spent.waiting += time.perf_counter() - started
+            if batch is None:
+                return
+            ahead = pool.submit(next, coming, None)
+            yield batch
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:

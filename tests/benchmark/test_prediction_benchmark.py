@@ -13,10 +13,14 @@ from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 
 
+# bioimageio.core leaves files open
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_table_names_every_engine_and_says_why_one_is_not_used(packages: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     command = ["benchmark", "prediction", str(packages["unet"]), "--side", "128", "--rounds", "1", "--area", "4"]
-    said = CliRunner().invoke(app, [*command, "--images", "2", "--out", str(out)], env={"COLUMNS": "200"})
+    said = CliRunner().invoke(
+        app, [*command, "--images", "2", "--count", "3", "--out", str(out)], env={"COLUMNS": "200"}
+    )
     assert said.exit_code == 0, said.output
     figures = json.loads(out.read_text())
     assert {"torch", "onnxruntime"} <= set(figures["engines"])
@@ -28,6 +32,10 @@ def test_the_table_names_every_engine_and_says_why_one_is_not_used(packages: dic
     assert growth["side"] == 256
     assert growth["peak_mib"] > 50
     assert figures["from_file_to_mask"]["images"] == 2
+    (count,) = figures["counts"]
+    assert count["images"] == 3
+    assert count["seconds_each"] > 0
+    assert figures["bioimageio_core"]["largest_difference"] < 1e-4
 
 
 def test_areas_are_squares(packages: dict[str, Path]) -> None:
