@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artseg_models.errors import ArtSegError
+from artseg_models.quiet_openvino import openvino
 
 if TYPE_CHECKING:
     from artseg_models.packages.read import Architecture
@@ -118,14 +119,7 @@ class OpenVinoBackend:
         self._compiled = self._compile()
 
     def _compile(self) -> Any:
-        try:
-            import openvino
-        except ImportError as error:
-            raise ArtSegError(
-                "Expected OpenVINO for this engine, but it is not installed here. Install it (`pip install openvino`), "
-                "or choose the engine auto."
-            ) from error
-        library: Any = openvino
+        library = openvino()
         path, hint = self._path, {"fp32": "f32", "bf16": "bf16"}[self._precision]
         core = library.Core()
         if self._precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ from artseg_models.backends import Backend, OnnxBackend, OpenVinoBackend, load_t
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
 from artseg_models.packages.read import Package, default_cache
+from artseg_models.quiet_openvino import is_installed
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def choose_engine(package: Package, *, cache: Path | None = None) -> str:
     str
         "onnxruntime", "openvino" or "openvino-bf16".
     """
-    if importlib.util.find_spec("openvino") is None:
+    if not is_installed():
         return "onnxruntime"
     remembered = (cache or default_cache()) / "engines" / f"{package.sha256}-{_this_computer()}.json"
     if remembered.is_file():

@@ -6,7 +6,6 @@ Whole passes begin at the image, late ones at the activation of layer 3.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from artseg_models.errors import ArtSegError
 from artseg_models.networks.resnet import ResNet
+from artseg_models.quiet_openvino import is_installed, openvino
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +93,10 @@ class OpenVinoPasses:
     """
 
     def __init__(self, network: ResNet, *, precision: Literal["fp32", "bf16"] = "fp32") -> None:
-        if importlib.util.find_spec("openvino") is None:
-            raise ArtSegError(
-                "Expected OpenVINO for ScoreCAM's engine openvino, but it is not installed here. Install it "
-                "(`pip install openvino`), or set scorecam.engine=torch."
-            )
         device = next(network.parameters()).device.type
         if device != "cpu":
             raise ArtSegError(f"ScoreCAM's engine openvino runs on the processor, got {device}. Set engine=torch.")
-        import openvino
-
-        self._library: Any = openvino
+        self._library = openvino()
         self._core = self._library.Core()
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             # asked for it, OpenVINO would silently compute in fp32
@@ -186,7 +179,7 @@ def choose_passes(network: ResNet, image: Tensor, *, passes: int, batch: int, la
         return min(_timed(run, given) for _ in range(_ROUNDS))
 
     times = {"torch": seconds("torch")}
-    if image.device.type != "cpu" or importlib.util.find_spec("openvino") is None:
+    if image.device.type != "cpu" or not is_installed():
         return "torch"
     if times["torch"] * passes / len(given) < 2 * _CONVERSION_SECONDS:
         return "torch"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,10 @@ from artseg_models.engines import EngineTime, choose_engine, fastest, open_engin
 from artseg_models.errors import ArtSegError
 from artseg_models.packages.read import Package, read_package
 from artseg_models.predict import Predictor
+from artseg_models.quiet_openvino import is_installed
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed")
+if not is_installed():
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +109,13 @@ def test_unknown_engines_and_missing_weights_are_refused(package: Package, tmp_p
         Predictor(only_script, device="cpu", engine="openvino")
     # what the environment prefers binds only where the weights allow it
     assert Predictor(only_script, device="cpu").engine == "torch"
+
+
+def test_nobody_is_told_that_openvino_is_used(tmp_path: Path) -> None:
+    """Its telemetry makes a folder in the home folder when it begins, and would send over the internet."""
+    use = "from artseg_models.quiet_openvino import openvino; print(openvino().Core().available_devices)"
+    variables = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", use], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "CPU" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,38 @@
+"""OpenVINO without its telemetry: it tells its makers of every import over the internet, and does not ask first."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any, cast
+
+from artseg_models.errors import ArtSegError
+
+#: what OpenVINO and NNCF send by; they do without where it is missing
+_SENDER = "openvino_telemetry"
+
+
+def is_installed() -> bool:
+    """Tell whether OpenVINO can be imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def openvino() -> Any:
+    """Import OpenVINO; nothing is sent, and nothing written into the home folder.
+
+    Raises
+    ------
+    ArtSegError
+        It is not installed.
+    """
+    return _quietly("openvino")
+
+
+def _quietly(name: str) -> Any:
+    if importlib.util.find_spec(name) is None:
+        raise ArtSegError(f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}")
+    modules = cast("dict[str, Any]", sys.modules)
+    # None makes the import of the sender fail as if it were not installed; one that somebody imported stays
+    modules.setdefault(_SENDER, None)
+    return importlib.import_module(name)
