@@ -24,7 +24,7 @@ from artseg_models.quiet_openvino import is_installed
 
 logger = logging.getLogger(__name__)
 
-Engine = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"]
+Engine = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "torch"]
 #: names a default other than auto, for tests and for administrators
 ENVIRONMENT_VARIABLE = "ARTSEG_ENGINE"
 
@@ -32,7 +32,7 @@ ENVIRONMENT_VARIABLE = "ARTSEG_ENGINE"
 LARGEST_IOU_COST = 0.005
 #: another engine than ONNX Runtime must save at least this share of its time, or rounding and chance would choose
 _WORTH = 0.1
-#: what engines may differ by, at most in fp32 and on average in bf16; more is a fault of theirs
+#: what engines may differ by, at most in fp32 and on average in bf16 and int8; more is a fault of theirs
 _LARGEST_DIFFERENCE = 1e-3
 _LARGEST_MEAN_DIFFERENCE = 0.02
 #: side of the image that is timed, in binned pixels (at most two of the image for one)
@@ -59,19 +59,21 @@ class EngineTime:
     refused: str | None = None
 
 
-def bf16_refused(package: Package) -> str | None:
-    """Say why a package may not be computed in bf16; None where it may."""
-    cost = package.iou_cost.get("bf16")
+def precision_refused(package: Package, precision: str) -> str | None:
+    """Say why a package may not be computed in "bf16" or "int8"; None where it may."""
+    cost = package.iou_cost.get(precision)
     if cost is None:
         return (
-            f"{package.id} does not state what bf16 costs on its validation images; at most {LARGEST_IOU_COST:g} of "
-            "IoU is accepted"
+            f"{package.id} does not state what {precision} costs on its validation images; at most "
+            f"{LARGEST_IOU_COST:g} of IoU is accepted"
         )
     if cost > LARGEST_IOU_COST:
         return (
-            f"bf16 may cost {package.id} {cost:.3g} of IoU on its validation images; at most {LARGEST_IOU_COST:g} is "
-            "accepted"
+            f"{precision} may cost {package.id} {cost:.3g} of IoU on its validation images; at most "
+            f"{LARGEST_IOU_COST:g} is accepted"
         )
+    if precision == "int8" and package.int8 is None:
+        return f"{package.id} holds no weights in int8; export it again with `pip install artseg[int8]`"
     return None
 
 
@@ -80,15 +82,16 @@ def open_engine(engine: str, package: Package) -> Backend:
 
     Parameters
     ----------
-    engine : {"onnxruntime", "openvino", "openvino-bf16", "torch"}
-        "torch" takes the TorchScript weights, the others the ONNX file.
+    engine : {"onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "torch"}
+        "torch" takes the TorchScript weights, "openvino-int8" those that the package holds for it, the others the ONNX
+        file.
     package : Package
         The model.
 
     Raises
     ------
     ArtSegError
-        No such engine, it is not installed, the package lacks its weights, or bf16 costs too much.
+        No such engine, it is not installed, the package lacks its weights, or the precision costs too much.
     """
     if engine not in get_args(Engine) or engine == "auto":
         raise ArtSegError(f"Expected an engine out of {', '.join(get_args(Engine))}, got {engine!r}.")
@@ -102,10 +105,13 @@ def open_engine(engine: str, package: Package) -> Backend:
         return load_torchscript(package.weights["torchscript"], "cpu")
     if engine == "onnxruntime":
         return OnnxBackend(package.weights["onnx"])
-    if engine == "openvino-bf16":
-        refused = bf16_refused(package)
+    if engine in ("openvino-bf16", "openvino-int8"):
+        precision = engine.removeprefix("openvino-")
+        refused = precision_refused(package, precision)
         if refused is not None:
-            raise ArtSegError(f"The engine openvino-bf16 is refused: {refused}. Choose the engine auto or openvino.")
+            raise ArtSegError(f"The engine {engine} is refused: {refused}. Choose the engine auto or openvino.")
+        if precision == "int8" and package.int8 is not None:
+            return OpenVinoBackend(package.int8)
         return OpenVinoBackend(package.weights["onnx"], precision="bf16")
     return OpenVinoBackend(package.weights["onnx"])
 
@@ -126,7 +132,7 @@ def choose_engine(package: Package, *, cache: Path | None = None) -> str:
     Returns
     -------
     str
-        "onnxruntime", "openvino" or "openvino-bf16".
+        "onnxruntime", "openvino", "openvino-bf16" or "openvino-int8".
     """
     if not is_installed():
         return "onnxruntime"
@@ -161,7 +167,7 @@ def choose_engine(package: Package, *, cache: Path | None = None) -> str:
 
 def time_engines(
     package: Package,
-    engines: Sequence[str] = ("onnxruntime", "openvino", "openvino-bf16"),
+    engines: Sequence[str] = ("onnxruntime", "openvino", "openvino-bf16", "openvino-int8"),
     *,
     side: int | None = None,
     rounds: int = _ROUNDS,
@@ -201,7 +207,7 @@ def time_engines(
             continue
         if reference is None:
             reference = found
-        fault = _differs(found, reference, bf16=engine.endswith("bf16"))
+        fault = _differs(found, reference, rounded=engine.endswith(("bf16", "int8")))
         if fault is None:
             ready[engine] = run
         else:
@@ -231,14 +237,14 @@ def fastest(times: Sequence[EngineTime]) -> str:
     return best.engine if best.seconds <= (1 - _WORTH) * usable[0].seconds else usable[0].engine
 
 
-def _differs(found: NDArray[np.float32], reference: NDArray[np.float32], *, bf16: bool) -> str | None:
+def _differs(found: NDArray[np.float32], reference: NDArray[np.float32], *, rounded: bool) -> str | None:
     """Say how an engine's result differs by more than rounding."""
     if found.shape != reference.shape:
         return f"its result has the shape {found.shape}, expected {reference.shape}"
     difference = np.abs(found.astype(np.float64) - reference)
     value, largest = (
         (float(difference.mean()), _LARGEST_MEAN_DIFFERENCE)
-        if bf16
+        if rounded
         else (float(difference.max(initial=0)), _LARGEST_DIFFERENCE)
     )
     # also where it is not a number

@@ -29,6 +29,17 @@ def openvino() -> Any:
     return _quietly("openvino")
 
 
+def nncf() -> Any:
+    """Import NNCF, which quantises networks; as quietly.
+
+    Raises
+    ------
+    ArtSegError
+        It is not installed.
+    """
+    return _quietly("nncf")
+
+
 def _quietly(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         raise ArtSegError(f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}")

@@ -21,7 +21,7 @@ from artseg_models.packages.read import Package, read_package
 from artseg_models.predict import Predictor
 from artseg_models.segment import segment_images
 
-ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16")
+ENGINES = ("torch", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ def compare_with_core(model: Path, *, side: int = 1080, rounds: int = 3) -> Besi
     with create_prediction_pipeline(description, weight_format="onnx") as pipeline:
 
         def core() -> NDArray[np.float32]:
-            sample = create_sample_for_model(description, inputs={name: pixels.astype(np.float32)[None, None]})
+            given: Any = {name: pixels.astype(np.float32)[None, None]}
+            sample = create_sample_for_model(description, inputs=given)
             done = pipeline.predict_sample_without_blocking(sample)
             return np.asarray(next(iter(done.members.values())).data.values, np.float32)[0, 0]
 

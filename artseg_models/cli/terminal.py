@@ -34,7 +34,7 @@ DEVICE_HELP = (
     "cpu the processor."
 )
 
-Engine = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"]
+Engine = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8", "torch"]
 ENGINE_HELP = (
     "What computes the network on the processor. auto measures once, in a few seconds, which is fastest here, and "
     "remembers it; a lower precision is taken only where the package states that it costs at most 0.005 of IoU. "

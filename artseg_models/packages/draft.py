@@ -272,7 +272,8 @@ def write_draft(
         },
     }
     if kind == "unet" and shared.failures.bf16_iou_cost is not None:
-        config["artseg"]["iou_cost"] = {"bf16": float(f"{shared.failures.bf16_iou_cost:.3g}")}
+        bf16 = float(f"{shared.failures.bf16_iou_cost:.3g}")
+        config["artseg"]["iou_cost"] = {"bf16": bf16, **config["artseg"].get("iou_cost", {})}
     if kind != "classifier" and shared.halo is not None:
         config["artseg"]["halo_effect"] = {
             name: float(f"{value:.3g}")

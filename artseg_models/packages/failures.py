@@ -101,7 +101,7 @@ def find_failures(trained: TrainedRun | TrainedMap) -> Failures:
     except ArtSegError as error:
         logger.info("The card shows no failures: %s", error)
         items = ()
-    chosen = _spread(items, _number(trained, len(items)))
+    chosen = spread(items, _number(trained, len(items)))
     worst: dict[Label, list[Case]] = {"clean": [], "artifact": []}
     contradicted: dict[Label, int] = {"clean": 0, "artifact": 0}
     looked_at = common = either = 0
@@ -129,8 +129,16 @@ def _number(trained: TrainedRun | TrainedMap, there: int) -> int:
     return min(there, _LOOKED_AT, max(2 * _SHOWN_OF_EACH, int(_LOOKED_AT_PX / binned)))
 
 
-def _spread(items: Sequence[LabelledImage], number: int) -> list[LabelledImage]:
-    """Take images evenly, half of each label as far as there are so many."""
+def spread(items: Sequence[LabelledImage], number: int) -> list[LabelledImage]:
+    """Take images evenly, half of each label as far as there are so many.
+
+    Parameters
+    ----------
+    items : sequence of LabelledImage
+        All there are.
+    number : int
+        How many are wanted.
+    """
     chosen: list[LabelledImage] = []
     for label in ("clean", "artifact"):
         of_label = [item for item in items if item.label == label]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.networks import combined, resnet, unet
-from artseg_models.packages.draft import Draft, Shared, normalised, probability_of, write_draft
+from artseg_models.packages.draft import Draft, Shared, listed_file, normalised, probability_of, write_draft
+from artseg_models.packages.int8 import Int8, write_int8
 from artseg_models.packages.run import TrainedMap, TrainedRun
 from artseg_models.packages.weights import TOLERANCE, write_weights
 
@@ -81,6 +82,7 @@ def unet_draft(shared: Shared, folder: Path, trained: TrainedRun, *, classifier_
         output_axes=("batch", "channel", "y", "x"),
         shapes=compared_shapes(shape.binning),
     )
+    quantised = write_int8(trained, folder / "weights.onnx", folder)
     attachment = folder / "classifier.onnx"
     shutil.copyfile(classifier_onnx, attachment)
     digest = sha256(attachment)
@@ -100,8 +102,9 @@ def unet_draft(shared: Shared, folder: Path, trained: TrainedRun, *, classifier_
             "smallest_artifact_px": trained.result.smallest_artifact_px,
             "gate_threshold": trained.result.gate_threshold,
             "classifier": {"id": shared.classifier_id, "attachment": attachment.name, "sha256": digest},
+            **_stated(quantised),
         },
-        attachments=[{"source": attachment.name, "sha256": digest}],
+        attachments=[{"source": attachment.name, "sha256": digest}, *_attached(quantised)],
     )
 
 
@@ -200,6 +203,7 @@ def map_draft(shared: Shared, folder: Path, trained: TrainedMap) -> Draft:
             (smallest + 1, 2 * smallest - 7),
         ],
     )
+    quantised = write_int8(trained, folder / "weights.onnx", folder) if method == "unet" else None
     return write_draft(
         shared,
         folder,
@@ -217,9 +221,23 @@ def map_draft(shared: Shared, folder: Path, trained: TrainedMap) -> Draft:
             "gate_threshold": None,
             # a U-Net's map changes little in tiles; that of patches from the image's corner on is another one there
             "whole_images_only": method != "unet",
+            **_stated(quantised),
         },
+        attachments=_attached(quantised),
         sources=_MAP_SOURCES[method],
     )
+
+
+def _stated(quantised: Int8 | None) -> dict[str, Any]:
+    """Say in config.artseg what int8 costs, and where its weights are."""
+    if quantised is None:
+        return {}
+    weights = {"int8": quantised.files[0].name} if quantised.files else {}
+    return {**weights, "iou_cost": {"int8": float(f"{quantised.iou_cost:.3g}")}}
+
+
+def _attached(quantised: Int8 | None) -> list[dict[str, str]]:
+    return [] if quantised is None else [listed_file(path) for path in quantised.files]
 
 
 _MAP_SOURCES = {"unet": "artseg-supervised-unet", "autoencoder": "artseg-autoencoder", "padim": "artseg-padim"}

@@ -120,6 +120,8 @@ class ArtSegConfig(_Part):
     # mean and standard deviation over training images, see `artseg_models.likeness`
     image_features: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
     iou_cost: Mapping[str, float] = Field(default_factory=dict)
+    # OpenVINO's file of the network in int8, an attachment
+    int8: str | None = None
     artseg_version: str | None = None
 
 

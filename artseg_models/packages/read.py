@@ -135,7 +135,10 @@ class Package:
     description, licence, authors, cite, tags, documentation, covers
         For showing the model; documentation is Markdown.
     iou_cost : mapping of str to float
-        By precision ('bf16'), at most how much IoU it costs on validation images against fp32; empty where not stated.
+        By precision ('bf16', 'int8'), at most how much IoU it costs on validation images against fp32; empty where not
+        stated.
+    int8 : Path or None
+        OpenVINO's description of the network in int8.
     training, scorecam, validation : mapping
         What ArtSeg stated about how the model came to be; empty in packages of others.
     image_features : mapping
@@ -176,6 +179,7 @@ class Package:
     documentation: str
     covers: tuple[Path, ...]
     iou_cost: Mapping[str, float]
+    int8: Path | None
     training: Mapping[str, Any]
     scorecam: Mapping[str, Any]
     validation: Mapping[str, Any]
@@ -409,6 +413,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
                 f"The classifier {config.classifier.attachment} of {source} is not the one that config.artseg names. "
                 "Export the package again."
             )
+    int8 = _inside(folder, config.int8, source=source) if config is not None and config.int8 is not None else None
     weights = {
         name: _inside(folder, entry.source, source=source)
         for name, entry in described.weights.items()
@@ -451,6 +456,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         documentation=_documentation(folder, described, source=source),
         covers=tuple(_inside(folder, cover, source=source) for cover in described.covers if not _is_web_address(cover)),
         iou_cost=config.iou_cost if config else {},
+        int8=int8,
         training=config.training if config else {},
         scorecam=config.scorecam if config else {},
         validation=config.validation if config else {},
