@@ -112,7 +112,7 @@ def write_int8(trained: TrainedRun | TrainedMap, onnx: Path, folder: Path) -> In
 
 def _quantise(onnx: Path, target: Path, parts: Sequence[NDArray[np.float32]]) -> None:
     library, quantiser = openvino(), nncf()
-    quantiser.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function silences every logger
     model = library.Core().read_model(onnx)
     kept = quantiser.quantize(
         model,
