@@ -44,8 +44,9 @@ def label(
 
     Given a folder that `artseg segment` wrote, or with --results, the page also shows probability maps and masks: move
     the cutoff, accept, reject or mend masks with brush and polygon, export and import them. Its tab Model trains on the
-    labels, lets the model look at all images, exports it and installs it into CellProfiler. Finish and Ctrl+C stop what
-    runs there; the tab offers to go on.
+    labels, lets the model look at all images, exports it and installs it into CellProfiler. Finish, Ctrl+C and SIGTERM
+    stop what runs there, and the tab offers to go on; where this program is killed outright, training goes on, and the
+    next page finds it.
 
     The page runs on this computer alone and needs no internet. `artseg labels check` looks through the result.
     """

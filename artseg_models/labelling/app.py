@@ -12,12 +12,14 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from artseg_models import __version__
+from artseg_models.agreement import agreements, conflicts, people
 from artseg_models.errors import ArtSegError
 from artseg_models.labelling.model import ENOUGH, ModelPanel
 from artseg_models.labelling.previews import THUMBNAIL_SIDE, Previews
 from artseg_models.labelling.results import ResultsPanel
 from artseg_models.labelling.store import Record, Store
 from artseg_models.labelling.twins import Twins
+from artseg_models.provenance import read_history
 from artseg_models.service.guard import bears_token, same_secret
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ class LabellingPage:
         self.router = APIRouter()
         self.router.add_api_route("/api/project", self.project)
         self.router.add_api_route("/api/preview", self.preview)
+        self.router.add_api_route("/api/people", self.people)
         self.router.add_api_route("/api/images", self.images, methods=["POST"])
         self.router.add_api_route("/api/decide", self.decide, methods=["POST"])
         self.router.add_api_route("/api/apart", self.apart, methods=["POST"])
@@ -142,6 +145,18 @@ class LabellingPage:
             "X-Image": f"{picture.width} x {picture.height} pixels, {picture.bits} bit",
         }
         return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+    def people(self) -> dict[str, Any]:
+        """Tell how fast people label, how far each two of them agree, and on how many images they do not."""
+        decisions = read_history(self.store.table)
+        return {
+            "people": [{"name": one.name, "images": one.images, "seconds": one.seconds} for one in people(decisions)],
+            "agreements": [
+                {"names": one.names, "images": one.images, "same": one.same, "kappa": one.kappa}
+                for one in agreements(decisions)
+            ],
+            "conflicts": len(conflicts(decisions)),
+        }
 
     def decide(self, deciding: Deciding) -> Response:
         """Label images; the answer comes when it is on disk."""

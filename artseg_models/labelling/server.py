@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+import signal
 import socket
+import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +38,7 @@ def serve(
     browser: bool = True,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve the page until somebody ends it, there or by Ctrl+C.
+    """Serve the page until somebody ends it, there, by Ctrl+C or by SIGTERM; what runs in the background ends with it.
 
     Parameters
     ----------
@@ -99,6 +101,8 @@ def serve(
             # the socket listens already: the browser's request waits for the server
             webbrowser.open(address)
         twins.start()
+        # uvicorn raises the signal once more when it has ended: that must not end this process before the training
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             server.run(sockets=[listening])
         finally:

@@ -14,6 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
+TINY = [
+    *("binning=2", "classifier.depth=10", "classifier.width=4", "classifier.schedule.epochs=2", "scorecam.groups=8"),
+    *("unet.width=4", "unet.levels=3", "unet.schedule.epochs=2", "unet.crop=32"),
+]
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\?token=\S+")
 
 
@@ -28,6 +32,12 @@ def _write_field(path: Path, seed: int, *, artifact: bool = False, shape: tuple[
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, pixels.clip(0, 65535).astype(np.uint16))
     return path
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Settings of a training that takes seconds."""
+    return TINY
 
 
 @pytest.fixture
@@ -69,6 +79,11 @@ class Served:
                 self.address = found.group()
                 return
         raise AssertionError(f"artseg label did not start: {self.said}")
+
+    def terminate(self) -> int:
+        """As when the session ends; gives the exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(30)
 
     def kill(self) -> None:
         """As when the computer fails: nothing is tidied up."""

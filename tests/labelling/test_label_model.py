@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 from skimage import draw
 from typer.testing import CliRunner
@@ -30,15 +32,10 @@ from artseg_models.segment import COLUMNS
 
 Fields = Callable[..., Path]
 
-TINY = [
-    *("binning=2", "classifier.depth=10", "classifier.width=4", "classifier.schedule.epochs=2", "scorecam.groups=8"),
-    *("unet.width=4", "unet.levels=3", "unet.schedule.epochs=2", "unet.crop=32"),
-]
-
 
 def wait(panel: ModelPanel, name: str = "") -> dict[str, Any]:
     """Wait until nothing runs, or until what runs is called so."""
-    for _ in range(3000):
+    for _ in range(9000):  # it gives way to other work on the computer
         state = panel.state()
         if (state["job"]["name"] == name) if name else not panel.jobs.running():
             return state
@@ -54,25 +51,25 @@ def labelled(folder: Path, count: int) -> Store:
 
 
 @pytest.mark.slow
-def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path: Path) -> None:
-    """One button trains and looks at all images; stopped, and by another server than began it, it goes on."""
+def test_a_training_that_is_stopped_goes_on_by_another_server_too(fields: Fields, tiny: list[str]) -> None:
+    """One step trains and looks at all images; stopped, and by another server than began it, it goes on."""
     folder = fields(15)
     (folder / "kaputt.tif").write_bytes(b"II*\x00")
     store = labelled(folder, 2)
     shown = ResultsPanel(store)
-    panel = ModelPanel(store, settings=TINY, segmented=shown.open)
+    panel = ModelPanel(store, settings=tiny, segmented=shown.open)
     assert panel.commands([Asked(step="doubt"), Asked(step="resume")]) == {"doubt": "", "resume": ""}
     with pytest.raises(ArtSegError, match="at least two clean and two artifact"):
         panel.start(Asked(step="learn"))
     store = labelled(folder, 13)
-    panel = ModelPanel(store, settings=TINY, segmented=shown.open)
+    panel = ModelPanel(store, settings=tiny, segmented=shown.open)
     train, segment = panel.commands([Asked(step="learn")])["learn"].splitlines()
     assert train.startswith("artseg train ")
     assert segment.startswith("artseg segment ")
     panel.start(Asked(step="learn"))
     with pytest.raises(ArtSegError, match="Training still runs"):
         panel.start(Asked(step="install"))
-    for _ in range(3000):
+    for _ in range(9000):
         if (folder / "artseg-runs" / "run-1" / "splits.csv").exists():
             break
         time.sleep(0.1)
@@ -83,7 +80,7 @@ def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path
     assert "run-1/splits.csv" in panel.commands([Asked(step="resume")])["resume"]
     panel.start(Asked(step="resume"))
     # another server finds what runs, as after the first was killed, and does what was to follow
-    following = ModelPanel(Store([folder], folder / "labels.csv"), settings=TINY)
+    following = ModelPanel(Store([folder], folder / "labels.csv"), settings=tiny)
     assert following.jobs.running()
     wait(panel)
     state = panel.state()
@@ -96,6 +93,7 @@ def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path
     with pytest.raises(ArtSegError, match="no picture"):
         panel.sheet("../run-1")
     # one image is broken: the command says so, and the others are there
+    assert (state["job"]["failed"], state["job"]["partly"]) == (True, True)
     assert "kaputt.tif" in state["job"]["log"]
     assert state["guesses"] == 15
     assert all(0 <= record.guess[0] <= 1 for record in store.shown() if record.guess)
@@ -104,10 +102,24 @@ def test_from_labels_to_a_model_in_cellprofilers_folder(fields: Fields, tmp_path
     assert len(store.shown()) == 16
     export = panel.commands([Asked(step="export", folder="models")])["export"]
     assert shlex.split(export) == ["artseg", "export", str(folder / "artseg-runs" / "run-1"), "--out", "models"]
-    (tmp_path / "plugins").mkdir()
-    panel.start(Asked(step="install", folder=str(tmp_path / "plugins")))
-    assert not wait(panel)["job"]["failed"]
-    assert (tmp_path / "plugins" / "segmentartifacts.py").exists()
+
+
+def test_a_page_that_is_told_to_end_takes_its_training_along(
+    fields: Fields, label: Callable[..., Any], tiny: list[str]
+) -> None:
+    """As when somebody logs out: nothing goes on unseen, and the next page offers to go on."""
+    folder = fields(12)
+    labelled(folder, 12)
+    server = label(folder, *(part for setting in tiny for part in ("--set", setting)))
+    address = httpx.URL(server.address)
+    bearer = {"Authorization": f"Bearer {address.params['token']}"}
+    started = httpx.post(address.copy_with(path="/api/model/start", query=None), json={"step": "learn"}, headers=bearer)
+    assert started.json()["job"]["running"]
+    training = psutil.Process(json.loads((folder / "artseg-runs" / "job.json").read_text())["pid"])
+    assert server.terminate() == 143
+    assert not training.is_running()
+    state = ModelPanel(Store([folder], folder / "labels.csv"), settings=tiny).state()
+    assert (state["job"]["running"], state["job"]["stopped"], state["unfinished"]) == (False, True, "run-1")
 
 
 def test_a_command_that_fails_says_so_and_nothing_follows(tmp_path: Path) -> None:

@@ -145,6 +145,23 @@ def test_two_windows_are_not_given_the_same_image(client: Asking) -> None:
     assert taken("two", "Feld 1 ok.tif") == ["Feld 2 ok.tif"]
 
 
+def test_it_is_told_how_fast_people_are_and_how_far_they_agree(client: Asking, page: LabellingPage) -> None:
+    assert client.get("/api/people").json() == {"people": [], "agreements": [], "conflicts": 0}
+    names = [record.name for record in page.store.shown()]
+    for number, name in enumerate(names):
+        page.store.decide([name], label="artifact" if number < 2 else "clean", who="anna", seconds=2.0)
+    for number, name in enumerate(names[:4]):
+        page.store.decide([name], label="artifact" if number < 1 else "clean", who="ben")
+    told = client.get("/api/people").json()
+    assert told["people"] == [
+        {"name": "anna", "images": 5, "seconds": 2.0},
+        {"name": "ben", "images": 4, "seconds": None},
+    ]
+    # of four images three alike; by chance 2/4 * 1/4 + 2/4 * 3/4 = 1/2
+    assert told["agreements"] == [{"names": ["anna", "ben"], "images": 4, "same": 3, "kappa": pytest.approx(0.5)}]
+    assert told["conflicts"] == 1
+
+
 def test_a_large_image_comes_small_and_whole_when_zoomed(client: Asking, page: LabellingPage) -> None:
     pixels = np.random.default_rng(0).normal(20000, 500, (2156, 2556)).astype(np.uint16)
     tifffile.imwrite(page.store.table.parent / "large.tif", pixels)

@@ -19,6 +19,7 @@ const asked = (step) => ({
 
 function openModel() {
   lookAtModel();
+  lookAtPeople();
   clearInterval(modelPolling);
   modelPolling = setInterval(() => isOpen("model") && lookAtModel(), MODEL_POLL_MS);
 }
@@ -46,6 +47,21 @@ async function lookAtModel() {
   } catch (error) {
     banner(error.message);
   }
+}
+
+async function lookAtPeople() {
+  try {
+    const { people, agreements, conflicts } = await ask("/api/people");
+    const lines = people.map((one) => `${one.name || "without a name"}: ${one.images} images`
+      + (one.seconds === null ? "" : `, ${one.seconds.toFixed(1)} s an image`));
+    for (const { names, images: both, same, kappa } of agreements) {
+      lines.push(`${names.map((name) => name || "without a name").join(" and ")}: ${same} of ${both} images alike, `
+        + `Cohen's kappa ${kappa === null ? "not defined" : kappa.toFixed(2)}`);
+    }
+    if (conflicts) lines.push(`${conflicts} images on which people disagree; where as many say otherwise, they are not trained on`);
+    at("people").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
+    at("conflicts").hidden = !conflicts;
+  } catch (error) { banner(error.message); }
 }
 
 function sortByDoubt() {
@@ -94,9 +110,9 @@ function drawLearning() {
   at("tab-model").textContent = job.running ? "Model …" : model.unfinished ? "Model: stopped" : enough && !model.run ? "Model: can train" : "Model";
 }
 
-function secondLook() {
+function lookAt(filter) {
   lookedAgain.clear();
-  at("filter").value = "doubted";
+  at("filter").value = filter;
   at("filter").dispatchEvent(new Event("change"));
   open("one");
 }
@@ -186,4 +202,5 @@ at("split").addEventListener("click", async () => {
 for (const id of ["preset", "export-folder", "install-folder"]) at(id).addEventListener("change", showCommands);
 at("doubt-first").addEventListener("change", () => { order = null; refresh(); });
 at("show-guess").addEventListener("change", refresh);
-for (const id of ["second-look", "second-look-too"]) at(id).addEventListener("click", secondLook);
+at("conflicts").addEventListener("click", () => lookAt("conflict"));
+for (const id of ["second-look", "second-look-too"]) at(id).addEventListener("click", () => lookAt("doubted"));
