@@ -12,7 +12,7 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -318,22 +318,20 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
     write_json(summary, evaluation.summary())
     curve = evaluation.curve
     if curve is not None:
-        write_text(out / "precision_recall.csv", curve_table(curve, audit=evaluation.audit))
+        write_text(out / "precision_recall.csv", curve_table(curve, model=_identity_of(evaluation.audit)))
     return table, summary
 
 
-def curve_table(curve: Curve, *, audit: Audit | None = None) -> str:
-    """Write a precision-recall curve as CSV: cutoff, precision, recall, IoU; with `audit` also which model's it is.
+def curve_table(curve: Curve, *, model: Mapping[str, str | float]) -> str:
+    """Write a precision-recall curve as CSV: cutoff, precision, recall, IoU, and in each row which model's it is.
 
-    The model's own cutoff is then `model_cutoff`, beside the `cutoff` of the row.
+    The model's own cutoff is `model_cutoff`, beside the `cutoff` of the row.
     """
-    said = {} if audit is None else audit.fields() | {"model_cutoff": audit.cutoff}
-    of_model = [name for name in ("model_id", "model_sha256", "model_cutoff", "artseg_version") if name in said]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["cutoff", "precision", "recall", "iou", *of_model])
+    writer.writerow(["cutoff", "precision", "recall", "iou", *model])
     for values in zip(curve.cutoff, curve.precision, curve.recall, curve.iou, strict=True):
-        writer.writerow([*(f"{value:.6g}" for value in values), *(said[name] for name in of_model)])
+        writer.writerow([*(f"{value:.6g}" for value in values), *model.values()])
     return text.getvalue()
 
 
@@ -440,6 +438,15 @@ def _identity(item: LabelledImage, audit: Audit) -> dict[str, object]:
         "model_id": audit.model_id,
         "model_sha256": audit.model_sha256,
         "cutoff": audit.cutoff,
+        "artseg_version": audit.artseg_version,
+    }
+
+
+def _identity_of(audit: Audit) -> dict[str, str | float]:
+    return {
+        "model_id": audit.model_id,
+        "model_sha256": audit.model_sha256,
+        "model_cutoff": audit.cutoff,
         "artseg_version": audit.artseg_version,
     }
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def whole_file(path: Path) -> Generator[Path]:
     Parameters
     ----------
     path : Path
-        Where the finished file belongs. Missing parent folders are made.
+        Where the finished file belongs. Missing parent folders are made, and removed again after an error.
 
     Yields
     ------
@@ -57,6 +57,8 @@ def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
         One of the files cannot be written; all are left as they were.
     """
     temporaries: list[Path] = []
+    made = sorted({folder for path in paths for folder in path.parents if not folder.exists()}, reverse=True)
+    written = False
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +70,13 @@ def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
         umask = os.umask(0)
         os.umask(umask)
         for temporary in temporaries:
-            with open(temporary, "rb") as written:  # a full disk may show only here
-                os.fsync(written.fileno())
+            with open(temporary, "rb") as opened:  # a full disk may show only here
+                os.fsync(opened.fileno())
             temporary.chmod(0o666 & ~umask)
         for temporary, path in zip(tuple(temporaries), paths, strict=True):
             os.replace(temporary, path)
             temporaries.remove(temporary)
+        written = True
     except OSError as error:
         others = f" and {len(paths) - 1} files that belong to it" if len(paths) > 1 else ""
         raise ArtSegError(
@@ -83,6 +86,9 @@ def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+        for folder in [] if written else made:
+            with suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from artseg_models import __version__
@@ -39,6 +36,7 @@ from artseg_models.training.cutoffs import (
     pooled_iou,
 )
 from artseg_models.training.fields import Split, require_masks
+from artseg_models.training.loop import hardware_name
 
 logger = logging.getLogger(__name__)
 
@@ -392,14 +390,7 @@ def _sample(validation: Split, found: list[Found], settings: RunSettings) -> Bri
 
 def _add_cost(file: Path, seconds: float, device: str) -> None:
     before = float(read_json(file)["seconds"]) if file.exists() else 0.0
-    write_json(file, {"seconds": round(before + seconds, 1), "hardware": _hardware(resolve_device(device))})
-
-
-def _hardware(device: str) -> str:
-    """Name what a training ran on, as a model card asks for it."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} {'graphics' if device == 'mps' else 'processor'}, {os.cpu_count()} cores"
+    write_json(file, {"seconds": round(before + seconds, 1), "hardware": hardware_name(resolve_device(device))})
 
 
 def _fingerprint(labels: LabelSet) -> str:

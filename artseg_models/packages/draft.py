@@ -35,11 +35,11 @@ from artseg_models.packages.cards import (
 )
 from artseg_models.packages.failures import failures_text, find_failures
 from artseg_models.packages.formats import OLDER_FORMAT, in_format
-from artseg_models.packages.halo import OVERLAP_PX, halo_effect
+from artseg_models.packages.halo import OVERLAP_PX, HaloEffect, halo_effect
 from artseg_models.packages.looks import training_features
 from artseg_models.packages.pictures import draw_cases, draw_cover
 from artseg_models.packages.rdf import load_yaml, write_yaml
-from artseg_models.packages.run import TrainedMap, TrainedRun
+from artseg_models.packages.run import Learning, TrainedMap, TrainedRun
 from artseg_models.packages.weights import TOLERANCE, WeightFile
 from artseg_models.predict import TILE_PX, artifact_objects
 
@@ -80,7 +80,7 @@ class Shared:
         self.probability = probability_of(trained.map_network, trained.sample)
         self.test_image = around_peak(trained.sample, self.probability, max(TEST_SIDE, 3 * trained.minimum_side // 2))
         self.failures = find_failures(trained)
-        self.image_features = training_features(trained)
+        self.image_features = training_features(trained.folder, plane=trained.settings.get("plane"))
         self.halo = halo_effect(
             TorchBackend(trained.map_network, "cpu"),
             trained.sample,
@@ -244,6 +244,7 @@ def write_draft(
         hardware = {} if shared.trained.hardware is None else {"hardware_type": shared.trained.hardware}
         config["bioimageio"]["environmental_impact"] = {"hours_used": round(shared.trained.hours, 4), **hardware}
     config["artseg"] = {
+        "target": "artifacts",
         **own,
         "binning": binning,
         "pixel_size_um": result.pixel_size_um,
@@ -251,9 +252,8 @@ def write_draft(
         "recommended_overlap_px": OVERLAP_PX * binning,
         "training": {**result.training.model_dump(), "method": result.method, "settings": shared.trained.settings},
         "scorecam": dict(result.scorecam),
-        "image_features": {
-            name: [float(f"{value:.4g}") for value in pair] for name, pair in shared.image_features.items()
-        },
+        "image_features": feature_fields(shared.image_features),
+        "sample": image_facts(shared.trained.sample),
         "validation": {
             **result.validation,
             "looked_at_for_failures": {
@@ -265,21 +265,15 @@ def write_draft(
         },
         # of each weight format to the network in PyTorch
         "largest_difference": {name: float(f"{file.difference:.2g}") for name, file in weights.items()},
+        "weights_bytes": {name: file.path.stat().st_size for name, file in weights.items()},
         "artseg_version": __version__,
-        "exported_with": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "bioimageio.core", "bioimageio.spec")},
-        },
+        "exported_with": exported_with(),
     }
     if kind == "unet" and shared.failures.bf16_iou_cost is not None:
         bf16 = float(f"{shared.failures.bf16_iou_cost:.3g}")
         config["artseg"]["iou_cost"] = {"bf16": bf16, **config["artseg"].get("iou_cost", {})}
     if kind != "classifier" and shared.halo is not None:
-        config["artseg"]["halo_effect"] = {
-            name: float(f"{value:.3g}")
-            for name, value in vars(shared.halo).items()
-            if name != "shape" and value is not None
-        }
+        config["artseg"]["halo_effect"] = halo_fields(shared.halo)
     if result.training.simulated:
         content["description"] += " Trained on simulated images alone: to try, not to measure with."
     content |= {
@@ -310,29 +304,60 @@ _LOSSES = {
 
 def _training(shared: Shared, kind: str) -> dict[str, Any]:
     """Say how a network learned, in the Zoo's fields; of a combined one, how its U-Net did."""
+    trained = shared.trained
+    if kind == "padim" and "regularisation" in trained.settings:
+        # nothing is learned by gradients, so there is no learning rate either
+        return {
+            "training_preprocessing": _PREPROCESSED,
+            "training_epochs": 1,
+            "loss_function": "none: mean and covariance of clean images' features",
+            "loss_function_kwargs": {},
+            "optimizer": "none: computed in one pass",
+            "optimizer_kwargs": {},
+            "regularization": f"{trained.settings['regularisation']:g} is added to each variance.",
+            **_duration(trained.hours),
+        }
     network = "unet" if kind == "combined" else kind
-    learning = shared.trained.learning.get(network)
+    learning = trained.learning.get(network)
     if learning is None:
         return {}
+    lead = ""
+    if kind == "combined":
+        lead = f"These are the figures of the U-Net; those of the gate stand in {shared.classifier_id}. "
+    return training_fields(learning, loss=_LOSSES[network], hours=trained.hours, lead=lead)
+
+
+_PREPROCESSED = "Images binned and normalised each by its mean and standard deviation."
+
+
+def training_fields(learning: Learning, *, loss: str, hours: float | None, lead: str = "") -> dict[str, Any]:
+    """Say how a network learned, in the Zoo's fields; `lead` begins the text."""
     schedule = learning.schedule
     varied = ", ".join(f"{name} {value}" for name, value in learning.augmentation.items() if value)
-    stated = f"Images binned and normalised each by its mean and standard deviation. Augmentation: {varied or 'none'}."
-    if kind == "combined":
-        stated = f"These are the figures of the U-Net; those of the gate stand in {shared.classifier_id}. {stated}"
     return {
-        "training_preprocessing": stated,
+        "training_preprocessing": f"{lead}{_PREPROCESSED} Augmentation: {varied or 'none'}.",
         "training_epochs": schedule.epochs,
         "training_batch_size": schedule.batch,
         "initial_learning_rate": schedule.learning_rate,
         "learning_rate_schedule": schedule.decay,
-        "loss_function": _LOSSES[network],
+        "loss_function": loss,
         "loss_function_kwargs": {},
         "optimizer": "torch.optim.Adam",
         "optimizer_kwargs": {"lr": schedule.learning_rate},
         "regularization": "Batch normalisation and augmentation.",
         # the run's, since its networks learn one from another
-        **({} if shared.trained.hours is None else {"training_duration": round(shared.trained.hours, 4)}),
+        **_duration(hours),
     }
+
+
+def _duration(hours: float | None) -> dict[str, float]:
+    return {} if hours is None else {"training_duration": round(hours, 4)}
+
+
+def exported_with() -> dict[str, str]:
+    """Give the versions of what writes packages."""
+    names = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "bioimageio.core", "bioimageio.spec")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
@@ -347,6 +372,25 @@ def inference_time(onnx: Path, pixels: NDArray[Any]) -> str:
         f"{min(seconds):.2g} s for an image of {pixels.shape[0]} x {pixels.shape[1]} pixels, by ONNX Runtime on a "
         f"processor ({platform.machine()}, {os.cpu_count()} cores)"
     )
+
+
+def halo_fields(effect: HaloEffect) -> dict[str, float]:
+    """Give what padding and tiles change, for `config.artseg`."""
+    return {
+        name: float(f"{value:.3g}") for name, value in vars(effect).items() if name != "shape" and value is not None
+    }
+
+
+def feature_fields(features: Mapping[str, tuple[float, float]]) -> dict[str, list[float]]:
+    """Give what training images look like, for `config.artseg`."""
+    return {name: [float(f"{value:.4g}") for value in pair] for name, pair in features.items()}
+
+
+def image_facts(pixels: NDArray[Any]) -> dict[str, Any]:
+    """Say what the images are like that the network takes, as the sample image shows."""
+    low, middle, high = (float(f"{value:.6g}") for value in np.percentile(pixels, (0, 50, 100)))
+    height, width = pixels.shape
+    return {"height": height, "width": width, "dtype": pixels.dtype.name, "min": low, "median": middle, "max": high}
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:

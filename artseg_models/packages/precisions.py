@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from artseg_models.backends import OnnxBackend, load_torchscript
+from artseg_models.backends import OnnxBackend, OpenVinoBackend, load_torchscript
 from artseg_models.errors import ArtSegError
 from artseg_models.images import read_image
 from artseg_models.packages.rdf import find_description, load_yaml
 from artseg_models.packages.read import Package, read_package
+
+logger = logging.getLogger(__name__)
 
 #: a network: its input in, its output out, both with all their axes
 Network = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -49,10 +51,11 @@ class PrecisionEffect:
 def measure_precisions(
     path: Path, images: Sequence[Path] = (), *, cache: Path | None = None
 ) -> tuple[PrecisionEffect, ...]:
-    """Compare a package's map in fp32 (TorchScript), bf16 and int8 with the one of ONNX Runtime in fp32.
+    """Compare a package's map in fp32, bf16 and int8 with the one of ONNX Runtime in fp32.
 
-    bf16 is PyTorch's autocast on the processor, of the TorchScript weights; int8 is ONNX Runtime's static quantisation
-    of weights (by channel) and activations, whose ranges are taken from the package's sample image.
+    fp32 is TorchScript's and OpenVINO's. bf16 is PyTorch's autocast on the processor, of the TorchScript weights, and
+    OpenVINO's where the processor has it, whatever the package says of its cost. int8 is ONNX Runtime's static
+    quantisation of weights (by channel) and activations, whose ranges are taken from the package's sample image.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def measure_precisions(
     Returns
     -------
     tuple of PrecisionEffect
-        fp32, bf16 and int8.
+        fp32, bf16 and int8, each by what computed it.
 
     Raises
     ------
@@ -83,16 +86,23 @@ def measure_precisions(
             )
     sample = _sample(package)
     fields = [read_image(image).pixels for image in images] or [sample]
-    script = load_torchscript(package.weights["torchscript"], "cpu")
+    script, graph = load_torchscript(package.weights["torchscript"], "cpu"), package.weights["onnx"]
+    try:
+        openvino_bf16 = {"bf16 (OpenVINO)": OpenVinoBackend(graph, precision="bf16")}
+    except ArtSegError as error:
+        logger.info("OpenVINO in bf16 is left out: %s", error)
+        openvino_bf16 = {}
     with tempfile.TemporaryDirectory(prefix="artseg-int8-") as temporary:
         quantised = Path(temporary) / "int8.onnx"
         _quantise(package, sample, quantised)
         networks: Mapping[str, Network] = {
             "fp32 (TorchScript)": script,
+            "fp32 (OpenVINO)": OpenVinoBackend(graph),
             "bf16 (autocast)": _autocast(script),
+            **openvino_bf16,
             "int8 (static)": OnnxBackend(quantised),
         }
-        return _compare(package, fields, OnnxBackend(package.weights["onnx"]), networks)
+        return _compare(package, fields, OnnxBackend(graph), networks)
 
 
 def _sample(package: Package) -> NDArray[Any]:

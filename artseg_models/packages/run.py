@@ -232,7 +232,7 @@ def read_run(folder: Path) -> TrainedRun:
         pixels,
         finished,
         learning=_learning(folder / "configuration.json"),
-        settings=_settings(folder / "configuration.json"),
+        settings=settings_of(folder / "configuration.json"),
         hours=None if cost is None else cost.seconds / 3600,
         hardware=None if cost is None else cost.hardware,
     )
@@ -284,7 +284,7 @@ def read_map_run(folder: Path) -> TrainedMap:
         _sample(folder, smallest * binning),
         datetime.fromtimestamp((folder / "result.json").stat().st_mtime, UTC),
         learning={} if learning is None else {method: Learning.model_validate(learning)},
-        settings=_settings(folder / "configuration.json"),
+        settings=settings_of(folder / "configuration.json"),
         hours=None if cost is None else cost.seconds / 3600,
         hardware=None if cost is None else cost.hardware,
     )
@@ -381,12 +381,12 @@ def _sample(folder: Path, side: int) -> NDArray[Any]:
     return np.asarray(pixels)
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """Read the settings, and which labels they were used on."""
+def settings_of(path: Path) -> dict[str, Any]:
+    """Read the settings of a run's `configuration.json`, and which labels they were used on; empty without the file."""
     content: dict[str, Any] = read_json(path) if path.is_file() else {}
     left_out = ("artseg", "method", "device", "labels")
     settings = {name: value for name, value in content.items() if name not in left_out and value is not None}
-    if "labels" in content:
+    if isinstance(content.get("labels"), dict):
         # not `source` and `sha256`, by which a package names its own files
         settings["labels"] = {"name": content["labels"]["source"], "fingerprint": content["labels"]["sha256"]}
     return settings

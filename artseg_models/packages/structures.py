@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from artseg_models import __version__
+from artseg_models.backends import TorchBackend
 from artseg_models.bundle import cards_folder
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files
@@ -25,17 +26,25 @@ from artseg_models.packages.draft import (
     Draft,
     archive_name,
     around_peak,
+    exported_with,
+    feature_fields,
+    halo_fields,
+    image_facts,
     inference_time,
     listed_file,
     probability_of,
+    training_fields,
     write_array,
 )
 from artseg_models.packages.export import pack_folder, slug_of
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
+from artseg_models.packages.halo import OVERLAP_PX, halo_effect
 from artseg_models.packages.kinds import compared_shapes
+from artseg_models.packages.looks import training_features
 from artseg_models.packages.maintainer import known_maintainer
 from artseg_models.packages.pictures import draw_cover
 from artseg_models.packages.rdf import load_yaml
+from artseg_models.packages.run import Learning, settings_of
 from artseg_models.packages.weights import TOLERANCE, write_weights
 from artseg_models.predict import TILE_PX, artifact_objects
 from artseg_models.training.structures import read_structure_run
@@ -150,8 +159,18 @@ def _draft(
     for tensor, what in ((image, "input"), (output, "output")):
         tensor["test_tensor"] = listed_file(folder / f"test_{what}.npy")
         tensor["sample_tensor"] = listed_file(folder / f"sample_{what}.tif")
+    settings = settings_of(run / "configuration.json")
+    hours = result["seconds"] / 3600
+    effect = halo_effect(TorchBackend(network, "cpu"), pixels, binning=binning)
     content["config"]["bioimageio"] |= {
         "model_parameter_count": sum(parameter.numel() for parameter in network.parameters()),
+        "training": training_fields(
+            Learning.model_validate(settings["unet"]), loss="torch.nn.BCEWithLogitsLoss", hours=hours
+        ),
+        "environmental_impact": {
+            "hours_used": round(hours, 4),
+            **({"hardware_type": result["hardware"]} if "hardware" in result else {}),
+        },
         "inference_time": inference_time(weights["onnx"].path, pixels),
         "reproducibility_tolerance": [
             {"relative_tolerance": 1e-3, "absolute_tolerance": min(TOLERANCE, float(f"{0.005 * peak:.1g}"))}
@@ -165,10 +184,22 @@ def _draft(
         "binning": binning,
         "pixel_size_um": result["pixel_size_um"],
         "recommended_tile_px": TILE_PX * binning,
-        "training": {"source": result["source"], "images": dict(result["counts"]), "epochs": result["epochs"]},
+        "recommended_overlap_px": OVERLAP_PX * binning,
+        "whole_images_only": False,
+        "training": {
+            "source": result["source"],
+            "images": dict(result["counts"]),
+            "epochs": result["epochs"],
+            "settings": settings,
+        },
+        "image_features": feature_fields(training_features(run, plane=settings.get("plane"))),
+        "sample": image_facts(pixels),
+        **({} if effect is None else {"halo_effect": halo_fields(effect)}),
         "validation": dict(result["validation"]),
         "largest_difference": {name: float(f"{file.difference:.2g}") for name, file in weights.items()},
+        "weights_bytes": {name: file.path.stat().st_size for name, file in weights.items()},
         "artseg_version": __version__,
+        "exported_with": exported_with(),
     }
     prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
     finished = datetime.fromtimestamp((run / "result.json").stat().st_mtime, UTC)
@@ -179,6 +210,8 @@ def _draft(
         "authors": [{"name": author}],
         "packaged_by": [{"name": author}],
         "license": licence,
+        "attachments": [],
+        "links": [],
         "timestamp": finished.isoformat(timespec="seconds"),
         "version_comment": f"Exported by artseg {__version__} from the run '{result['name']}'.",
         "weights": {name: {**file.entry, "authors": [{"name": author}]} for name, file in weights.items()},

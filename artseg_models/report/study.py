@@ -42,7 +42,13 @@ def write_report(results: Results, *, command: str) -> Path:
     """
     write_tables(results, results.out / "tables")
     drawn = draw_all(results)
-    write_figures(drawn, results.out / "figures")
+    models = {
+        score["model"]["model_id"]: score["model"]["model_sha256"]
+        for score in results.scores.values()
+        if "model" in score
+    }
+    made_by = "; ".join(f"model {name}, SHA-256 {digest}" for name, digest in models.items())
+    write_figures(drawn, results.out / "figures", models=f"artseg {__version__}; {made_by}")
     environment = Environment(
         loader=PackageLoader("artseg_models.report", ""),
         autoescape=True,

@@ -79,14 +79,15 @@ def draw_all(results: Results) -> list[Drawn]:
     return drawn
 
 
-def write_figures(drawn: Sequence[Drawn], folder: Path) -> None:
-    """Write every figure as PNG and SVG, whole or not at all."""
+def write_figures(drawn: Sequence[Drawn], folder: Path, *, models: str) -> None:
+    """Write every figure as PNG and SVG, whole or not at all; `models` says in their description whose they are."""
     for one in drawn:
         if one.figure is None:
             continue
-        save_figure(one.figure, folder / f"{one.name}.png", dpi=150)
+        save_figure(one.figure, folder / f"{one.name}.png", dpi=150, audit={"Description": models})
         with whole_file(folder / f"{one.name}.svg") as temporary:
-            one.figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
+            said = {"Date": None, "Description": models}
+            one.figure.savefig(temporary, format="svg", facecolor="white", metadata=said)
 
 
 def _title(results: Results, dataset: str) -> str:
@@ -143,11 +144,11 @@ def _curves(results: Results, dataset: str) -> Drawn:
     for method, cell in cells:
         if cell is None:
             continue
-        points = np.loadtxt(cell.folder / "precision_recall.csv", delimiter=",", skiprows=1, ndmin=2)
+        points = np.loadtxt(cell.folder / "precision_recall.csv", delimiter=",", skiprows=1, ndmin=2, usecols=(1, 2))
         figures = results.scores[dataset, method, cell.seed]["figures"]
         area = figures["pixel_pr_area"][0]
         said = f"{paper.METHOD_NAMES[method]}: area {area:.3f}" if area is not None else paper.METHOD_NAMES[method]
-        axes.plot(points[:, 2], points[:, 1], color=METHOD_COLORS[method], linewidth=1.7, label=said)
+        axes.plot(points[:, 1], points[:, 0], color=METHOD_COLORS[method], linewidth=1.7, label=said)
         precision, recall = figures["pixel_precision"][0], figures["pixel_recall"][0]
         if precision is not None and recall is not None:
             axes.scatter([recall], [precision], color=METHOD_COLORS[method], edgecolor="white", s=60, zorder=3)

@@ -81,12 +81,15 @@ class Maps:
         (images,) probability of artifact; None for a method without a classifier.
     gate_threshold : float or None
         Image probability from which the gate opens, chosen on validation by the training.
+    model_sha256 : str
+        Over weights and settings of the run that gave the maps; empty where a study before artseg 0.1 mapped.
     """
 
     items: tuple[LabelledImage, ...]
     maps: tuple[NDArray[np.float16], ...]
     image_probability: NDArray[np.float64] | None
     gate_threshold: float | None
+    model_sha256: str
 
     @property
     def gate_open(self) -> NDArray[np.bool_]:
@@ -131,6 +134,7 @@ def do(job: Job) -> None:
         gate = predictor.model.gate_threshold
         maps["image_probability"] = np.array(probabilities)
         maps["gate_threshold"] = np.array(np.nan if gate is None else gate)
+        maps["model_sha256"] = np.array(predictor.model.sha256)
         with whole_file(file) as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **maps)
     predicted = time.perf_counter() - trained
@@ -168,6 +172,7 @@ def read_maps(folder: Path, labels: Path, split: str) -> Maps:
             maps=tuple(stored[name] for name in names),
             image_probability=None if np.isnan(probability).any() else probability,
             gate_threshold=None if np.isnan(gate) else gate,
+            model_sha256=str(stored["model_sha256"]) if "model_sha256" in stored.files else "",
         )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from artseg_models import __version__
 from artseg_models.evaluate import curve_table
 from artseg_models.files import read_json, write_json, write_text
 from artseg_models.methods import METHODS, configure
@@ -321,9 +322,15 @@ def _choose_and_score(
         content, rows, curve = score_test(
             found, cutoff=choice.cutoff, size=choice.size, area_of_pixel=dataset.area_of_pixel, ignore=dataset.ignore
         )
-        _write_rows(cell.folder / "test_images.csv", rows)
-        write_text(cell.folder / "precision_recall.csv", curve_table(curve))
-        validation = {"validation_iou": choice.validation_iou, "cutoff_from": study.cutoffs_from}
+        model = {
+            "model_id": f"{trained_on}/{cell.method}/{cell.seed}",
+            "model_sha256": found.model_sha256,
+            "model_cutoff": choice.cutoff,
+            "artseg_version": __version__,
+        }
+        _write_rows(cell.folder / "test_images.csv", [row | model for row in rows])
+        write_text(cell.folder / "precision_recall.csv", curve_table(curve, model=model))
+        validation = {"validation_iou": choice.validation_iou, "cutoff_from": study.cutoffs_from, "model": model}
         # last: it says that the cell is scored
         write_json(cell.folder / "scores.json", content | validation)
     if ready:

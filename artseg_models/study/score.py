@@ -34,6 +34,7 @@ def with_masks(found: Maps) -> Maps:
         maps=tuple(found.maps[at] for at in chosen),
         image_probability=None if probability is None else probability[chosen],
         gate_threshold=found.gate_threshold,
+        model_sha256=found.model_sha256,
     )
 
 

@@ -11,7 +11,9 @@ import csv
 import io
 import logging
 import math
+import os
 import pickle
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -239,3 +241,10 @@ def one_cycle_rate(share: float, *, peak: float) -> float:
     if share < rise:
         return peak * (1 + 24 * (1 - math.cos(math.pi * share / rise)) / 2) / 25
     return peak * (1 + math.cos(math.pi * (share - rise) / (1 - rise))) / 2
+
+
+def hardware_name(device: str) -> str:
+    """Name what a training ran on, as a model card asks for it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {'graphics' if device == 'mps' else 'processor'}, {os.cpu_count()} cores"

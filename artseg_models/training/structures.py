@@ -30,7 +30,7 @@ from artseg_models.progress import track
 from artseg_models.training.configuration import Settings, UNetSettings, configured
 from artseg_models.training.cutoffs import CUTOFFS
 from artseg_models.training.fields import Split, binned
-from artseg_models.training.loop import load_weights
+from artseg_models.training.loop import hardware_name, load_weights
 from artseg_models.training.segmenter import new_unet, probability_map, train_unet
 
 Structure = Literal["nuclei", "cells"]
@@ -165,6 +165,7 @@ def train_structure(
             "counts": {name: len(split) for name, split in splits.items()},
             "validation": scores,
             "seconds": round(time.perf_counter() - started, 1),
+            "hardware": hardware_name(device),
         },
     )
     shutil.rmtree(run / "cache")

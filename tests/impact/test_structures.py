@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json
 from artseg_models.images import read_mask_image, write_image
 from artseg_models.packages.check import check_package
+from artseg_models.packages.rdf import load_yaml
 from artseg_models.packages.read import read_package
 from artseg_models.simulate import simulate_family
 from artseg_models.training.structures import IGNORED, apart, learned_labels, train_structure
@@ -75,6 +77,12 @@ def test_the_package_runs_by_artseg_segment_and_gives_labels(run: Path, fields: 
     newest, older = run / "packages" / "nuclei-nuclei.zip", run / "packages" / "nuclei-nuclei-0.5.10.zip"
     checked = check_package(older)
     assert not checked.failed, checked.findings
+    described = next(finding.detail for finding in checked.findings if finding.what == "description")
+    filled = re.search(r"([\d.]+)% of the fields filled", described)
+    assert filled is not None
+    assert float(filled[1]) > 88
+    training = load_yaml(read_package(older).folder / "rdf.yaml")["config"]["bioimageio"]["training"]
+    assert (training["training_epochs"], training["training_batch_size"]) == (2, 4)
     assert [read_package(package).target for package in (newest, older)] == ["nuclei", "nuclei"]
     image = fields / "images" / "field0001.tiff"
     arguments = ["segment", image, "--model", newest, "--out", tmp_path, "--device", "cpu", "--cutoff", "0.1"]

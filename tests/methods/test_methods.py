@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from artseg_models.labels import read_labels
 from artseg_models.methods import DEFAULT_METHOD, METHODS, configure, train
 from artseg_models.methods.predictor import RunPredictor, open_model
 from artseg_models.networks.resnet import ResNet
+from artseg_models.packages.check import check_description
 from artseg_models.packages.export import export_packages, export_run
 from artseg_models.packages.rdf import load_yaml
 from artseg_models.predict import Predictor
@@ -193,6 +195,11 @@ def test_a_map_alone_becomes_a_package_that_others_run(method, runs, data, tmp_p
     assert checked.exit_code == 0, checked.output
     with zipfile.ZipFile(newest) as files:
         files.extractall(tmp_path / "unpacked")
+    said = check_description(tmp_path / "unpacked").detail
+    filled = re.search(r"([\d.]+)% of the fields filled", said)
+    assert filled is not None, said
+    # what is learned without gradients has no rate, batch or state dict to state
+    assert float(filled[1]) > (85 if method == "padim" else 90)
     formats = set(load_yaml(tmp_path / "unpacked" / "rdf.yaml")["weights"])
     assert formats == {"onnx", "torchscript", *([] if method == "padim" else ["pytorch_state_dict"])}
 

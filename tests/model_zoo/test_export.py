@@ -510,7 +510,7 @@ def test_a_failure_leaves_older_packages_as_they_were(
 
 def test_a_description_that_the_zoo_refuses_is_not_written(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtSegError, match=r"not be valid in the Model Zoo.*license"):
-        export_packages(run, tmp_path, licence="my own")
+        export_packages(run, tmp_path / "new" / "folder", licence="my own")
     assert list(tmp_path.iterdir()) == []
 
 

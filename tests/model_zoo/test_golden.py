@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from artseg_models.backends import OpenVinoBackend
 from artseg_models.packages.read import Package, read_package
 from artseg_models.predict import Predictor
 
@@ -82,25 +83,26 @@ def test_bioimageio_core_with_the_older_format(
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *(f"older_{kind}" for kind in KINDS)])
-def test_onnx_runtime_and_torchscript(
+def test_onnx_runtime_openvino_and_torchscript(
     packages: dict[str, Path], image: np.ndarray, golden: dict[str, np.ndarray], kind: str, tmp_path: Path
 ) -> None:
     package = read_package(packages[kind], cache=tmp_path, any_kind=True)
     given = package.network_input(package.preprocess(image))
     session = onnxruntime.InferenceSession(str(package.weights["onnx"]), providers=["CPUExecutionProvider"])
     assert_same(session.run(None, {"image": given})[0], kind.removeprefix("older_"), golden)
+    assert_same(OpenVinoBackend(package.weights["onnx"])(given), kind.removeprefix("older_"), golden)
     with torch.no_grad():
         script = torch.jit.load(str(package.weights["torchscript"]))(torch.as_tensor(given)).numpy()
     assert_same(script, kind.removeprefix("older_"), golden)
 
 
-@pytest.mark.parametrize("older", ["", "older_"])
+@pytest.mark.parametrize(("older", "engine"), [("", "onnxruntime"), ("older_", "openvino"), ("", "torch")])
 def test_the_predictor_behind_module_and_command_line(
-    packages: dict[str, Path], image: np.ndarray, golden: dict[str, np.ndarray], older: str, tmp_path: Path
+    packages: dict[str, Path], image: np.ndarray, golden: dict[str, np.ndarray], older: str, engine: str, tmp_path: Path
 ) -> None:
     def predict(kind: str) -> Any:
         package: Package = read_package(packages[f"{older}{kind}"], cache=tmp_path)
-        return Predictor(package, device="cpu").predict(image, smallest_artifact_px=0)
+        return Predictor(package, device="cpu", engine=engine).predict(image, smallest_artifact_px=0)
 
     unet, combined = predict("unet"), predict("combined")
     assert_same(unet.probability[None, None], "unet", golden)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from artseg_models.cli import app
@@ -23,6 +24,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json
 from artseg_models.labels import read_mask
 from artseg_models.methods import train
+from artseg_models.methods.predictor import RunPredictor
 from artseg_models.metrics import count_agreement, over_seeds, pool
 from artseg_models.report import study_figures
 from artseg_models.study import paper
@@ -145,6 +147,13 @@ def test_scores_follow_from_maps_cutoff_and_size(out: Path) -> None:
     verdicts = [(row["label"] == "artifact", row["verdict"] == "artifact") for row in images]
     truth, said = np.array(verdicts).T
     assert score["figures"]["image_f1"][0] == pytest.approx(count_agreement(truth, said).f1)
+    model = score["model"]
+    assert (model["model_id"], model["model_cutoff"]) == ("squares/unet/0", score["cutoff"])
+    assert model["model_sha256"] == RunPredictor(folder / "run", device="cpu").model.sha256
+    for table in ("precision_recall.csv", "test_images.csv"):
+        assert {tuple(row[name] for name in model) for row in rows(folder / table)} == {tuple(map(str, model.values()))}
+    with Image.open(out / "figures" / "figure_3_curves_squares.png") as drawn:
+        assert f"model squares/unet/0, SHA-256 {model['model_sha256']}" in drawn.info["Description"]
     scorecam = json.loads((out / "cells/squares/scorecam/seed-0/scores.json").read_text())
     assert (score["verdict_by"], scorecam["verdict_by"]) == ("objects", "classifier")
 
