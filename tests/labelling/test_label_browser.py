@@ -223,7 +223,8 @@ def test_from_labels_to_a_model_in_cellprofilers_folder_by_keys_alone(
     assert (folder / "artseg-models" / "run-1-unet.zip").exists()
     # the model helps from now on
     page.keyboard.press("v")
-    assert page.inner_text("#learning-said").startswith("The model has looked at 40 images")
+    said = "() => document.getElementById('learning-said').textContent.startsWith('The model has looked at 40 images')"
+    page.wait_for_function(said)
 
 
 def test_people_see_how_far_they_agree_and_look_at_where_they_do_not(
