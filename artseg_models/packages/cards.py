@@ -77,6 +77,10 @@ def epochs_text(epochs: Mapping[str, int] | int) -> str:
     return ", ".join(f"{name} {count} epochs" for name, count in epochs.items())
 
 
+SIMULATED = " Trained on simulated images alone: to try, not to measure with."
+"""Ends the description of a model that learned from simulated images."""
+
+
 def simulated_texts(simulated: bool) -> dict[str, str]:
     """Say of a model that learned from simulated images that it did; nothing of another."""
     return {

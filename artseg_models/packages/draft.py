@@ -24,6 +24,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.packages.cards import (
+    SIMULATED,
     counts_table,
     epochs_text,
     fill_card,
@@ -275,7 +276,7 @@ def write_draft(
     if kind != "classifier" and shared.halo is not None:
         config["artseg"]["halo_effect"] = halo_fields(shared.halo)
     if result.training.simulated:
-        content["description"] += " Trained on simulated images alone: to try, not to measure with."
+        content["description"] += SIMULATED
     content |= {
         "name": model_name,
         "id": identifier,

@@ -19,7 +19,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files
 from artseg_models.images import read_image
 from artseg_models.networks import unet
-from artseg_models.packages.cards import metrics_table, stated
+from artseg_models.packages.cards import SIMULATED, metrics_table, simulated_texts, stated
 from artseg_models.packages.check import check_description, quiet_zoo
 from artseg_models.packages.draft import (
     TEST_SIDE,
@@ -159,6 +159,7 @@ def _draft(
     for tensor, what in ((image, "input"), (output, "output")):
         tensor["test_tensor"] = listed_file(folder / f"test_{what}.npy")
         tensor["sample_tensor"] = listed_file(folder / f"sample_{what}.tif")
+    simulated = bool(result.get("simulated"))  # runs before artseg 0.1 do not tell
     settings = settings_of(run / "configuration.json")
     hours = result["seconds"] / 3600
     effect = halo_effect(TorchBackend(network, "cpu"), pixels, binning=binning)
@@ -188,6 +189,7 @@ def _draft(
         "whole_images_only": False,
         "training": {
             "source": result["source"],
+            "simulated": simulated,
             "images": dict(result["counts"]),
             "epochs": result["epochs"],
             "settings": settings,
@@ -201,6 +203,8 @@ def _draft(
         "artseg_version": __version__,
         "exported_with": exported_with(),
     }
+    if simulated:
+        content["description"] += SIMULATED
     prefix = slug if slug.startswith("artseg") else f"artseg-{slug}"
     finished = datetime.fromtimestamp((run / "result.json").stat().st_mtime, UTC)
     content |= {
@@ -226,6 +230,7 @@ def _draft(
         "smallest_px": result["smallest_px"],
         "pixel_size_um": stated(result["pixel_size_um"], missing="unknown"),
         "source": result["source"],
+        **simulated_texts(simulated),
         "counts": result["counts"],
         "epochs": result["epochs"],
         "validation_table": metrics_table(result["validation"]),

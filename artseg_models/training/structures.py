@@ -22,7 +22,7 @@ from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
 from artseg_models.images import read_image, read_mask_image, write_image
-from artseg_models.labels import LabelledImage, read_labels, read_mask, with_splits, write_labels
+from artseg_models.labels import LabelledImage, is_simulated, read_labels, read_mask, with_splits, write_labels
 from artseg_models.metrics import count_agreement, match_objects, pool
 from artseg_models.networks.unet import UNet
 from artseg_models.predict import artifact_objects, resolve_device
@@ -162,6 +162,7 @@ def train_structure(
             "pixel_size_um": sample.pixel_size_um,
             "epochs": settings.unet.schedule.epochs,
             "source": labelled.source.resolve().parent.name,
+            "simulated": is_simulated(labelled.source),
             "counts": {name: len(split) for name, split in splits.items()},
             "validation": scores,
             "seconds": round(time.perf_counter() - started, 1),

@@ -77,13 +77,17 @@ def test_the_package_runs_by_artseg_segment_and_gives_labels(run: Path, fields: 
     newest, older = run / "packages" / "nuclei-nuclei.zip", run / "packages" / "nuclei-nuclei-0.5.10.zip"
     checked = check_package(older)
     assert not checked.failed, checked.findings
+    package = read_package(older)
     described = next(finding.detail for finding in checked.findings if finding.what == "description")
     filled = re.search(r"([\d.]+)% of the fields filled", described)
     assert filled is not None
     assert float(filled[1]) > 88
-    training = load_yaml(read_package(older).folder / "rdf.yaml")["config"]["bioimageio"]["training"]
+    training = load_yaml(package.folder / "rdf.yaml")["config"]["bioimageio"]["training"]
     assert (training["training_epochs"], training["training_batch_size"]) == (2, 4)
     assert [read_package(package).target for package in (newest, older)] == ["nuclei", "nuclei"]
+    assert package.description.endswith("Trained on simulated images alone: to try, not to measure with.")
+    assert "**Trained on simulated images alone**" in package.documentation
+    assert "**All of them are simulated**" in package.documentation
     image = fields / "images" / "field0001.tiff"
     arguments = ["segment", image, "--model", newest, "--out", tmp_path, "--device", "cpu", "--cutoff", "0.1"]
     segmented = CliRunner().invoke(app, [str(argument) for argument in arguments])

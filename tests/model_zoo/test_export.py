@@ -75,6 +75,14 @@ def test_the_sources_of_the_descriptions_lack_nothing_but_what_export_fills(kind
     assert {warning.loc for detail in summary.details for warning in detail.warnings} == {*tensors, ("documentation",)}
 
 
+def test_every_card_would_tell_that_its_images_were_simulated(repository: Path) -> None:
+    cards = sorted((repository / "bioimageio").glob("*/card.md"))
+    assert len(cards) == 8
+    for card in cards:
+        text = card.read_text(encoding="utf-8")
+        assert text.count("{{ simulated_warning }}") == text.count("{{ simulated_text }}") == 1, card
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_description_comes_in_two_formats(packages: dict[str, Path], kind: str) -> None:
     newest, older = description(packages[kind]), description(packages[f"older_{kind}"])
