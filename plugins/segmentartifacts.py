@@ -49,7 +49,7 @@ Measurements made by this module
    no classifier was asked.
 -  *ArtSeg_ModelID, ArtSeg_ModelVersion, ArtSeg_ModelSHA256:* which model it was, to the bit.
 -  *ArtSeg_SoftwareVersion:* the version of artseg.
--  *ArtSeg_Device, ArtSeg_Seconds:* where the network ran and for how long.
+-  *ArtSeg_Device, ArtSeg_Engine, ArtSeg_Seconds:* where the network ran, by which library, and for how long.
 -  *ArtSeg_Tiles:* in how many pieces the image went through the network. 1 is whole; more for large images, and where
    memory did not suffice.
 -  *Count:* the number of artifact objects.
@@ -111,6 +111,7 @@ FEATURES = {
     "ModelVersion": COLTYPE_VARCHAR_FORMAT % 64,
     "ModelSHA256": COLTYPE_VARCHAR_FORMAT % 64,
     "Device": COLTYPE_VARCHAR_FORMAT % 32,
+    "Engine": COLTYPE_VARCHAR_FORMAT % 32,
     "Tiles": COLTYPE_INTEGER,
     "Seconds": COLTYPE_FLOAT,
     "SoftwareVersion": COLTYPE_VARCHAR_FORMAT % 64,
@@ -558,7 +559,13 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
         return False
 
     def run(self, workspace):
-        image = workspace.image_set.get_image(self.x_name.value, must_be_grayscale=True)
+        try:
+            image = workspace.image_set.get_image(self.x_name.value, must_be_grayscale=True)
+        except ValueError as error:
+            raise ValueError(
+                f"SegmentArtifacts expects a grayscale image, but {self.x_name.value} is none ({error}). Use "
+                "ColorToGray before it, or choose the type 'Grayscale image' in NamesAndTypes."
+            ) from error
         if image.pixel_data.ndim != 2:
             raise ValueError(
                 f"SegmentArtifacts expects a grayscale image (y, x), but {self.x_name.value} has the shape "
@@ -706,6 +713,7 @@ def measured(artifact, clean, result):
         "ModelVersion": result["model_version"],
         "ModelSHA256": result["model_sha256"],
         "Device": result["device"],
+        "Engine": result["engine"],
         "Tiles": result["tiles"],
         "Seconds": result["seconds"],
         "SoftwareVersion": result["artseg"],
@@ -895,7 +903,7 @@ def displayed(values, count, result):
         ("Cutoff", f"{values['Cutoff']:.3f}"),
         (
             "Seconds",
-            f"{values['Seconds']:.2f} on {values['Device']}"
+            f"{values['Seconds']:.2f} on {values['Device']} by {values['Engine']}"
             + (f", {values['Tiles']} tiles" if values["Tiles"] > 1 else ""),
         ),
     ]

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
+from artseg_models.cli.terminal import DEVICE_HELP, ENGINE_HELP, Device, Engine, app, console
 from artseg_models.errors import ArtSegError
 
 
 @app.command(rich_help_panel="More")
 def serve(
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = "auto",
+    engine: Annotated[Engine | None, typer.Option(help=ENGINE_HELP, show_default=False)] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for a whole lab. Other than this computer needs a token.")
     ] = "127.0.0.1",
@@ -109,6 +110,7 @@ def serve(
             server.serve(
                 server.ServeOptions(
                     device=device,
+                    engine=engine,
                     host=host,
                     port=port,
                     token=secret,

@@ -177,6 +177,7 @@ def create_app(
     *,
     token: str,
     device: str,
+    engine: str = "auto",
     models: ModelCache,
     activity: Activity,
     stop: Callable[[], None],
@@ -194,6 +195,8 @@ def create_app(
         Secret that every request must bear.
     device : str
         Where models run, as asked for ("auto", "cuda", "mps", "cpu").
+    engine : str
+        What computes them on the CPU, as asked for.
     models : ModelCache
         Gives loaded models.
     activity : Activity
@@ -238,6 +241,7 @@ def create_app(
             "artseg": __version__,
             "pid": os.getpid(),
             "device": device,
+            "engine": engine,
             **activity.report(),
             "memory": _memory(),
         }
@@ -252,8 +256,12 @@ def create_app(
                 for offer in offers
             ],
             "loaded": [
-                {"id": m.id, "name": m.name, "version": m.version, "sha256": m.sha256, "device": m.predictor.device}
-                for m in models.all()
+                {
+                    **{name: getattr(model, name) for name in ("id", "name", "version", "sha256")},
+                    "device": model.predictor.device,
+                    "engine": model.predictor.engine,
+                }
+                for model in models.all()
             ],
         }
 
@@ -405,6 +413,7 @@ def _segment(
                 "sha256": model.sha256,
                 "shape": list(pixels.shape),
                 "device": prediction.device,
+                "engine": prediction.engine,
                 "tiles": prediction.tiles,
                 "seconds": round(prediction.seconds, 4),
                 "waited_seconds": round(waited, 4),
@@ -422,6 +431,7 @@ def _segment(
         "cutoff": prediction.cutoff,
         "smallest_artifact_px": prediction.smallest_artifact_px,
         "device": prediction.device,
+        "engine": prediction.engine,
         "tiles": prediction.tiles,
         "note": " ".join(notes) or None,
         "unlike": None if math.isnan(distance) else distance,

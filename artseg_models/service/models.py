@@ -41,21 +41,37 @@ class LoadedModel:
     predictor: Predictor
 
 
-def load_model(path: Path, device: str) -> LoadedModel:
+def load_model(path: Path, device: str, *, engine: str | None = None) -> LoadedModel:
     """Verify a package and load it.
+
+    Parameters
+    ----------
+    path : Path
+        The package.
+    device : str
+        Where it runs.
+    engine : str, optional
+        What computes it on the CPU, as `Predictor` has it.
 
     Raises
     ------
     ArtSegError
-        The package is missing or damaged, or the device is not there.
+        The package is missing or damaged, or the device or the engine is not there.
     """
     # heavy, and not needed to answer the first question after the start
     from artseg_models.packages.read import read_package
     from artseg_models.predict import Predictor
 
     package = read_package(path)
-    predictor = Predictor(package, device=cast("Device", device))
-    logger.info("loaded %s %s (%s) on %s", package.name, package.version, package.sha256[:12], predictor.device)
+    predictor = Predictor(package, device=cast("Device", device), engine=engine)
+    logger.info(
+        "loaded %s %s (%s) on %s by %s",
+        package.name,
+        package.version,
+        package.sha256[:12],
+        predictor.device,
+        predictor.engine,
+    )
     return LoadedModel(
         id=package.id,
         name=package.name,

@@ -84,8 +84,8 @@ def segment(
     Segmentation
         `result` holds model_id, model_name, model_version, model_sha256, image_probability (None without
         classifier), gate_open, gate_threshold (None where no gate was used), cutoff, smallest_artifact_px, device,
-        tiles, note (None where there is nothing to tell), unlike (distance from the model's training images, None
-        where it is not known), seconds, artseg.
+        engine, tiles, note (None where there is nothing to tell), unlike (distance from the model's training images,
+        None where it is not known), seconds, artseg.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_the_mask_is_what_the_model_says(
     assert row["ArtSeg_ModelID_Artifacts"] == read.id
     assert row["ArtSeg_ModelSHA256_Artifacts"] == read.sha256
     assert row["ArtSeg_Device_Artifacts"] in ("cpu", "cuda", "mps")
+    assert row["ArtSeg_Engine_Artifacts"] in (os.environ["ARTSEG_ENGINE"], "torch")  # the latter on a graphics card
     assert row["ArtSeg_Seconds_Artifacts"] > 0
     objects = table(runs.masked, "Artifacts").query(f"ImageNumber == {row['ImageNumber']}")
     centres = ndimage.center_of_mass(said.labels > 0, said.labels, range(1, said.count + 1))

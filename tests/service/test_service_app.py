@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -111,7 +112,7 @@ def test_an_image_gives_probability_objects_and_model(service: InProcess, packag
     assert json.loads(result.tobytes())["model_id"] == "dark-artifact"
     (model,) = service.get("/models", headers=HEADERS).json()["loaded"]
     assert model["id"] == "dark-artifact"
-    assert model["device"] == "cpu"
+    assert (model["device"], model["engine"]) == ("cpu", os.environ["ARTSEG_ENGINE"])
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,18 @@ def wait_for_service() -> None:
         time.sleep(0.05)
 
 
+def test_the_engine_that_was_asked_for_computes_and_is_named(
+    artseg_client: ModuleType, package: Path, image: np.ndarray, fresh_state: Path
+) -> None:
+    command = [sys.executable, "-m", "artseg_models", "serve", "--engine", "openvino"]  # the tests' own is another
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for_service()
+        assert artseg_client.segment(image, str(package)).result["engine"] == "openvino"
+        status = json.loads(CliRunner().invoke(app, ["serve", "--status"]).stdout)
+        assert [status["engine"], *(model["engine"] for model in status["loaded"])] == ["openvino", "openvino"]
+        process.terminate()
+
+
 def test_both_sides_name_the_same_files(artseg_client: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from _artseg_client import _ask, _place, _start
 
