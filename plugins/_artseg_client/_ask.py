@@ -5,6 +5,7 @@ import base64
 import http.client
 import json
 import os
+import ssl
 import time
 import urllib.parse
 import urllib.request
@@ -12,7 +13,7 @@ import urllib.request
 LOOPBACK = "127.0.0.1"
 
 #: the same number stands in `artseg_models/service/protocol.py`
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 #: a connection that is idle for longer is not used again: a service keeps it open for 60 s, proxies for 5 s and more
@@ -29,6 +30,10 @@ class GoneError(Exception):
 
 class AwayError(GoneError):
     """Nothing listens at this place: the request was not sent."""
+
+
+class UntrustedError(GoneError):
+    """The certificate of the place is not one that this computer trusts."""
 
 
 class LateError(GoneError):
@@ -56,6 +61,8 @@ def ask(place, method, path, body=(), options=None, timeout=10):
     ------
     AwayError
         There is nothing to connect to.
+    UntrustedError
+        It shows a certificate that is not trusted.
     LateError
         No answer came within `timeout` seconds.
     GoneError
@@ -117,6 +124,8 @@ def _connected(connection):
         connection.connect()
     except OSError as error:
         connection.close()
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise UntrustedError(error.verify_message) from error
         raise (LateError if _is_timeout(error) else AwayError)(_told(error)) from error
     return connection
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 
-from ._ask import GoneError, ask, error_message
+from ._ask import GoneError, UntrustedError, ask, error_message
 from ._errors import ServiceError
 from ._token import address, token_of
 
@@ -34,6 +34,13 @@ def remote_place(server, patience=RETURN_SECONDS):
     while True:
         try:
             status, body = ask(place, "GET", "/health")
+        except UntrustedError as error:
+            raise ServiceError(
+                f"The inference server {place['url']} shows a certificate that this computer does not trust ({error}), "
+                "so no image was sent there. If your site signs its own, ask its administrator for the certificate, "
+                "and name its file in the environment variable SSL_CERT_FILE before you start CellProfiler. "
+                "Otherwise check the address."
+            ) from error
         except GoneError as error:
             if time.monotonic() > until:
                 raise ServiceError(
