@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from artseg_models.cellprofiler import cellprofiler_version
 from artseg_models.pipelines.blocks import make_module
 from artseg_models.pipelines.insert import plan_insertion, write_pipeline
 from artseg_models.pipelines.text import read_pipeline
-from artseg_models.service.server import stop
+from artseg_models.service.server import status, stop
 
 
 @pytest.fixture
@@ -26,6 +26,23 @@ def own_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setenv("ARTSEG_STATE_DIR", str(tmp_path / "state"))
     yield tmp_path / "state"
     stop()
+
+
+def assert_one_service(state: Path) -> int:
+    """Exactly one service has ever taken a request of those whose state folder this is, and it alone is left."""
+    (log,) = state.glob("service-*-auto.log")
+    said = log.read_text(encoding="utf-8")
+    (pid,) = re.findall(r"artseg service (\d+) listens on", said)
+    assert said.count('"loaded ') == 1  # the model, once for all processes
+    alive: list[int] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ARTSEG_STATE_DIR") == str(state) and "serve" in process.cmdline():
+                alive += [process.pid] if process.status() != psutil.STATUS_ZOMBIE else []
+        except psutil.Error:
+            continue
+    assert alive == [int(pid)]
+    return int(pid)
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -70,13 +87,20 @@ def test_worker_processes_share_one_service(
     pipeline = runs.masked / "artifacts_masked.cppipe"  # as it ran, with the model package in it
     out = tmp_path / "out"
     out.mkdir()
+    # the user cancels while the service has an image of a worker; then once more, to the end
+    cancelled = ask_inside("inside_workers.py", pipeline, images, out, Path("2"), Path("cancel"))
+    assert (cancelled["problems"], cancelled["left"]) == ([], [])
+    assert cancelled["waiting"] > 0
+    assert len(cancelled["ran"]) < 2
+    assert (told := status())
+    assert told["under_way"] == 0
     found = ask_inside("inside_workers.py", pipeline, images, out, Path("2"))
     assert found["problems"] == []
     assert len(set(found["workers"])) == 2
     assert sorted(found["ran"]) == ["1", "2"]
     assert set(found["ran"].values()) <= set(found["workers"])
     assert_as_in_one_run(runs, {1: out, 2: out}, tables=("Image", "Nuclei", "Artifacts"))
-    assert len(list(own_service.glob("service-*-auto.json"))) == 1
+    assert assert_one_service(own_service) == told["pid"]
 
 
 def test_batches_run_as_processes_of_their_own_and_share_one_service(
@@ -138,5 +162,4 @@ def test_batches_run_as_processes_of_their_own_and_share_one_service(
         said, _ = job.communicate(timeout=240)
         assert job.returncode == 0, said
     assert_as_in_one_run(runs, parts, tables=("Image", "Nuclei"))  # those that the pipeline exported before
-    (place,) = own_service.glob("service-*-auto.json")
-    assert json.loads(place.read_text(encoding="utf-8"))["pid"] > 0
+    assert_one_service(own_service)
