@@ -1,6 +1,7 @@
 """Runs in CellProfiler 5's own Python, started by screenshots.py: opens the window, drives it, takes pictures.
 
-`WX PIPELINE IMAGES PICTURES`: folder with wxPython, the pipeline, the folder of images, and where pictures go.
+`WX PIPELINE IMAGES PICTURES STORY`: folder with wxPython, the pipeline, the folder of images, where pictures go, and
+what is done: `tour`, or `without_artseg` where CellProfiler has the modules alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-wx_folder, pipeline_path, images, pictures = sys.argv[1:]
+wx_folder, pipeline_path, images, pictures, wanted = sys.argv[1:]
 sys.path.append(wx_folder)
 
 import wx  # noqa: E402
@@ -99,19 +101,42 @@ def splitters(window: wx.Window) -> Iterator[wx.SplitterWindow]:
         yield from splitters(child)
 
 
-def story(app: App) -> Iterator[Callable[[], object] | float]:
-    """Drive the window; what is yielded is waited for: seconds, or until a function gives something true."""
+def open_module(app: App) -> Iterator[float]:
+    """Load the pipeline and show the settings of our module."""
     frame = app.frame
-    controller = frame.pipeline_controller
     place(frame, 1300, 900)
     next(splitters(frame)).SetSashPosition(290)  # names of modules are cut otherwise
-    controller.do_load_pipeline(pipeline_path)
-    controller.add_paths_to_pathlist([images])
+    frame.pipeline_controller.do_load_pipeline(pipeline_path)
+    frame.pipeline_controller.add_paths_to_pathlist([images])
     yield 3
-    pipeline = frame.pipeline
-    at = next(module.module_num for module in pipeline.modules() if module.module_name == OURS)
-    frame.pipeline_list_view.select_one_module(at)
+    frame.pipeline_list_view.select_one_module(our_module(app).module_num)
     yield 2
+
+
+def our_module(app: App) -> Any:
+    """Find our module in the pipeline of the window."""
+    return next(module for module in app.frame.pipeline.modules() if module.module_name == OURS)
+
+
+def without_artseg(app: App) -> Iterator[Callable[[], object] | float]:
+    """Press 'Check installation' where nobody installed artseg."""
+    yield from open_module(app)
+    wx.CallAfter(our_module(app).on_check_installation)
+    yield lambda: named("Installation of ArtSeg")
+    yield 2
+    dialog = named("Installation of ArtSeg")
+    picture("check_installation", dialog)
+    dialog.EndModal(wx.ID_OK)
+    yield 1
+
+
+def tour(app: App) -> Iterator[Callable[[], object] | float]:
+    """Drive the window; what is yielded is waited for: seconds, or until a function gives something true."""
+    yield from open_module(app)
+    frame = app.frame
+    controller = frame.pipeline_controller
+    pipeline = frame.pipeline
+    at = our_module(app).module_num
     picture("settings", frame)
 
     frame.do_help_modules([pipeline.modules()[at - 1]])
@@ -199,7 +224,8 @@ def main() -> None:
     del app
     window = App(0)
     code: list[int] = []
-    wx.CallLater(4000, drive, window, story(window), code)
+    steps = {"tour": tour, "without_artseg": without_artseg}[wanted](window)
+    wx.CallLater(4000, drive, window, steps, code)
     window.MainLoop()
 
 

@@ -3,9 +3,10 @@
     python packaging/screenshots.py MODEL.zip [--images FOLDER] [--out docs/pictures]
 
 Starts Xvfb and CellProfiler 5, opens an example pipeline, and drives the window: settings, help, plugins, test mode
-with the figure, a finished analysis. Look at every picture before you commit it. Run it with artseg's Python after
-`make setup`. On Debian: apt-get install xvfb openbox imagemagick python3-wxgtk4.0 (Debian's wxPython is for Debian's
-Python, 3.11 in Debian 12; CellProfiler's environment must have the same version).
+with the figure, a finished analysis; then once more without artseg, and the button *Check installation*. Look at every
+picture before you commit it. Run it with artseg's Python after `make setup`. On Debian: apt-get install xvfb openbox
+imagemagick python3-wxgtk4.0 (Debian's wxPython is for Debian's Python, 3.11 in Debian 12; CellProfiler's environment
+must have the same version).
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def take(model: Path, images: Path, out: Path) -> None:
         (folder / "wx" / "wx").symlink_to(DEBIANS_WX)
         install(plugins=folder / "plugins")
         text = PREFERENCES.format(plugins=folder / "plugins", images=images, results=results)
-        (configuration / "CellProfiler" / "CellProfilerLocal.cfg").write_text(text, encoding="utf-8")
+        preferences = configuration / "CellProfiler" / "CellProfilerLocal.cfg"
+        preferences.write_text(text, encoding="utf-8")
         # its path is seen in the pictures
         (folder / "models").mkdir()
         shutil.copyfile(model, folder / "models" / model.name)
@@ -91,16 +93,28 @@ def take(model: Path, images: Path, out: Path) -> None:
             PYTHONUNBUFFERED="1",
         )
         log = out / "screenshots.log"
+        # for the second, modules alone, as a user has them who did not yet install artseg
+        alone = folder / "alone"
+        ignored = shutil.ignore_patterns("installation.json", "__pycache__")
+        codes: list[int] = []
         with open(log, "w", encoding="utf-8") as written:
-            done = subprocess.run(
-                [CELLPROFILER, HERE / "inside_window.py", folder / "wx", pipeline, images, raw],
-                env=variables,
-                stdout=written,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                timeout=400,
-                check=False,
-            )
+            for story, plugins in (("tour", folder / "plugins"), ("without_artseg", alone)):
+                if plugins == alone:
+                    shutil.copytree(folder / "plugins", alone, ignore=ignored)
+                    text = PREFERENCES.format(plugins=alone, images=images, results=results)
+                    preferences.write_text(text, encoding="utf-8")
+                    variables["PATH"] = f"{CELLPROFILER.parent}{os.pathsep}/usr/bin{os.pathsep}/bin"
+                    variables.pop("ARTSEG_PYTHON", None)
+                done = subprocess.run(
+                    [CELLPROFILER, HERE / "inside_window.py", folder / "wx", pipeline, images, raw, story],
+                    env=variables,
+                    stdout=written,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    timeout=400,
+                    check=False,
+                )
+                codes.append(done.returncode)
         subprocess.run(
             [sys.executable, "-m", "artseg_models", "serve", "--stop"],
             env={**os.environ, "ARTSEG_STATE_DIR": str(folder / "state")},
@@ -110,8 +124,8 @@ def take(model: Path, images: Path, out: Path) -> None:
         taken = sorted(raw.glob("*.png"))
         for picture in taken:
             shrink(picture, out / picture.name)
-        if done.returncode != 0:
-            raise SystemExit(f"The window ended with exit code {done.returncode}; its log is {log}.")
+        if any(codes):
+            raise SystemExit(f"The window ended with exit code {max(codes)}; its log is {log}.")
         log.unlink()
         print(*(f"{path.name}: {(out / path.name).stat().st_size / 1024:.0f} KB" for path in taken), sep="\n")
 

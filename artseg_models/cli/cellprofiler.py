@@ -175,7 +175,7 @@ def cellprofiler_run(
         list[str] | None,
         typer.Option(
             help="NAME=PATTERN, repeatable: which files are the channels of the example pipelines, for instance "
-            "brightfield=*ch1*, dna=*ch5*, signal=*ch2*.",
+            "`brightfield=*ch1*`, `dna=*ch5*`, `signal=*ch2*`.",
         ),
     ] = None,
     cellprofiler: Annotated[

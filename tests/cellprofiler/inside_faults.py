@@ -14,9 +14,6 @@ import sys
 import threading
 
 import numpy
-from cellprofiler_core.modules.injectimage import InjectImage
-from cellprofiler_core.pipeline import Pipeline
-from cellprofiler_core.pipeline.event import RunException
 from inside_common import load_plugins
 
 plugins, package, damaged, state_dict, brightfield, folder = sys.argv[1:]
@@ -24,6 +21,9 @@ load_plugins(plugins)
 
 from _artseg_client import _ask, _segment, _start  # noqa: E402
 from _artseg_client._place import read_rendezvous, rendezvous_path  # noqa: E402
+from cellprofiler_core.modules.injectimage import InjectImage  # noqa: E402
+from cellprofiler_core.pipeline import Pipeline  # noqa: E402
+from cellprofiler_core.pipeline.event import RunException  # noqa: E402
 from segmentartifacts import SegmentArtifacts  # noqa: E402
 
 errors = []
