@@ -243,7 +243,7 @@ def create_app(
             "device": device,
             "engine": engine,
             **activity.report(),
-            "memory": _memory(),
+            "memory": _memory(gpu=bool(models.all())),
         }
 
     @app.get("/models")
@@ -441,10 +441,11 @@ def _segment(
     return write_answer(prediction.probability, prediction.labels, result)
 
 
-def _memory() -> dict[str, float]:
-    """Memory of this process in MiB: resident, and on the GPU where it uses one."""
+def _memory(*, gpu: bool) -> dict[str, float]:
+    """Memory of this process in MiB: resident, and on the GPU where it uses one, if that is asked for."""
     memory = {"resident_mib": round(psutil.Process().memory_info().rss / 2**20, 1)}
-    torch: Any = sys.modules.get("torch")  # not loaded only to be asked
+    # not loaded only to be asked; before there is a model another thread may be loading it, and it is not whole yet
+    torch: Any = sys.modules.get("torch") if gpu else None
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         memory["gpu_mib"] = round(torch.cuda.memory_reserved() / 2**20, 1)
     return memory

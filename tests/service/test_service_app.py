@@ -8,8 +8,10 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -173,6 +175,14 @@ def test_a_relative_package_is_refused(service: InProcess, image: np.ndarray) ->
     answer = service.post("/segment", content=npy(image), headers=options(Path("model.zip")))
     assert answer.status_code == 422
     assert "absolute path" in answer.json()["error"]
+
+
+def test_the_state_is_told_while_the_first_model_is_loading(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as another thread's import leaves it until it is through
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    assert service.get("/health", headers=HEADERS).json()["memory"]["resident_mib"] > 0
 
 
 def test_an_unforeseen_failure_is_an_answer_too(image: np.ndarray, package: Path) -> None:
