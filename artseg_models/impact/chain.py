@@ -69,8 +69,12 @@ SCALES: dict[Size, Scale] = {
         scale=0.5,
         # networks of a few filters, which learn within minutes on a processor
         overrides={
-            "classifier": {"depth": 10, "width": 16},
-            "unet": {"width": 8, "schedule": {"epochs": 12}},
+            "binning": 4,  # a clump fits into a crop
+            # an artifact that fills the field leaves cells a fifth of their contrast
+            "classifier": {"depth": 10, "width": 16, "augmentation": {"contrast": 0.8}},
+            # a map is scaled to its highest: in fields with many artifacts the others lie far below
+            "scorecam": {"cutoff": 0.15},
+            "unet": {"width": 8, "schedule": {"epochs": 16}, "crop": 128, "augmentation": {"contrast": 0.8}},
         },
         structure_overrides={"nuclei": {"unet": _SMALL}, "cells": {"binning": 2, "unet": _SMALL}},
     ),
