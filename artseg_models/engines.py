@@ -77,7 +77,7 @@ def precision_refused(package: Package, precision: str) -> str | None:
     return None
 
 
-def open_engine(engine: str, package: Package) -> Backend:
+def open_engine(engine: str, package: Package, *, whatever_it_costs: bool = False) -> Backend:
     """Load a package's weights for an engine on the processor.
 
     Parameters
@@ -87,6 +87,8 @@ def open_engine(engine: str, package: Package) -> Backend:
         file.
     package : Package
         The model.
+    whatever_it_costs : bool
+        Whether a precision may be opened, to be measured, that costs too much to be used.
 
     Raises
     ------
@@ -108,11 +110,13 @@ def open_engine(engine: str, package: Package) -> Backend:
     if engine in ("openvino-bf16", "openvino-int8"):
         precision = engine.removeprefix("openvino-")
         refused = precision_refused(package, precision)
-        if refused is not None:
+        if refused is not None and not whatever_it_costs:
             raise ArtSegError(f"The engine {engine} is refused: {refused}. Choose the engine auto or openvino.")
-        if precision == "int8" and package.int8 is not None:
-            return OpenVinoBackend(package.int8)
-        return OpenVinoBackend(package.weights["onnx"], precision="bf16")
+        if precision == "bf16":
+            return OpenVinoBackend(package.weights["onnx"], precision="bf16")
+        if package.int8 is None:
+            raise ArtSegError(f"{package.path.name} holds no weights in int8.")
+        return OpenVinoBackend(package.int8)
     return OpenVinoBackend(package.weights["onnx"])
 
 
@@ -171,6 +175,7 @@ def time_engines(
     *,
     side: int | None = None,
     rounds: int = _ROUNDS,
+    whatever_it_costs: bool = False,
 ) -> list[EngineTime]:
     """Time engines on the same noise, in turns, so that what else runs hits all of them.
 
@@ -184,6 +189,8 @@ def time_engines(
         Height and width of the image in pixels.
     rounds : int
         How often each is run after a first time.
+    whatever_it_costs : bool
+        Whether precisions are timed, too, that cost too much to be used.
 
     Returns
     -------
@@ -200,7 +207,7 @@ def time_engines(
     reference: NDArray[np.float32] | None = None
     for engine in engines:
         try:
-            run = open_engine(engine, package)
+            run = open_engine(engine, package, whatever_it_costs=whatever_it_costs)
             found = run(given)
         except (ArtSegError, RuntimeError) as error:
             refused[engine] = str(error)
@@ -219,6 +226,10 @@ def time_engines(
             started = time.perf_counter()
             run(given)
             seconds[engine] = min(seconds[engine], time.perf_counter() - started)
+    for precision in ("bf16", "int8"):
+        costs = precision_refused(package, precision)
+        if costs is not None and f"openvino-{precision}" in ready:
+            refused[f"openvino-{precision}"] = costs
     return [EngineTime(engine, seconds.get(engine, float("inf")), refused.get(engine)) for engine in engines]
 
 

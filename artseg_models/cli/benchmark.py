@@ -145,12 +145,12 @@ def benchmark_prediction(
     chosen, times = compare_engines(model, side=side, rounds=rounds)
     table = Table("engine", f"{side} x {side} pixels", "against torch", "")
     for found in times:
-        ratio = f"{times[0].seconds / found.seconds:.1f}x" if times[0].refused is None else ""
+        timed = found.seconds < float("inf")
         table.add_row(
             found.engine,
-            f"{1000 * found.seconds:.0f} ms" if found.refused is None else "not used",
-            ratio if found.refused is None else "",
-            found.refused or ("taken by auto" if found.engine == chosen else ""),
+            f"{1000 * found.seconds:.0f} ms" if timed else "",
+            f"{times[0].seconds / found.seconds:.1f}x" if timed and times[0].refused is None else "",
+            f"not used: {found.refused}" if found.refused else "taken by auto" if found.engine == chosen else "",
         )
     console.print(table, highlight=False)
     grown = measure_growth(model, areas or [1, 4, 16], side=side)
