@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from typing import Any, cast
@@ -26,7 +25,12 @@ def openvino() -> Any:
     ArtSegError
         It is not installed.
     """
-    return _quietly("openvino")
+    _silence()
+    try:
+        import openvino as imported
+    except ImportError as error:
+        raise _missing("openvino") from error
+    return imported
 
 
 def nncf() -> Any:
@@ -37,13 +41,18 @@ def nncf() -> Any:
     ArtSegError
         It is not installed.
     """
-    return _quietly("nncf")
+    _silence()
+    try:
+        import nncf as imported
+    except ImportError as error:
+        raise _missing("nncf") from error
+    return imported
 
 
-def _quietly(name: str) -> Any:
-    if importlib.util.find_spec(name) is None:
-        raise ArtSegError(f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}")
-    modules = cast("dict[str, Any]", sys.modules)
-    # None makes the import of the sender fail as if it were not installed; one that somebody imported stays
-    modules.setdefault(_SENDER, None)
-    return importlib.import_module(name)
+def _silence() -> None:
+    """Let the import of the sender fail as if it were not installed; one that somebody imported before stays."""
+    cast("dict[str, Any]", sys.modules).setdefault(_SENDER, None)
+
+
+def _missing(name: str) -> ArtSegError:
+    return ArtSegError(f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}")

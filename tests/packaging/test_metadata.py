@@ -18,7 +18,7 @@ from ruyaml import YAML
 
 from artseg_models import __version__
 
-EXTRAS = ("study",)
+EXTRAS = ("study", "int8")
 # what brings these modules, for environments without the extra
 INSTALLED_BY = {"umap": "umap-learn"}
 
