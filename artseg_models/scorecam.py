@@ -25,6 +25,8 @@ ChannelWeight = Literal["artifact", "largest"]
 
 #: index of "artifact" among the classifier's outputs
 _ARTIFACT = 1
+#: how far regressed weights may miss the scored ones, in units of the kernel; chosen with a trained ResNet50
+_RIDGE = 1e-2
 #: an activation map that varies less than this carries no place and is skipped, as its normalisation is undefined
 _CONSTANT = 1e-8
 
@@ -85,8 +87,9 @@ def scorecam(
         (channels,) from `clean_levels`: activation up to it counts as none. Without it, as in the paper, maps that
         light up everywhere outweigh those that mark an artifact, since all weights are positive.
     mode : {"exact", "grouped", "feature"}
-        A forward pass for each map; one for each group of alike maps (k-means), whose members share its weight; or a
-        pass for each map that begins at layer 3, whose activation is masked instead of the image.
+        A forward pass for each map; one for the most central map of each group of alike maps (k-means), from which the
+        weights of the others are drawn by kernel regression; or a pass for each map that begins at layer 3, whose
+        activation is masked instead of the image, and which is not faithful for every classifier.
     groups : int
         Number of groups in mode "grouped".
     batch : int
@@ -111,7 +114,9 @@ def scorecam(
     weights = torch.zeros(len(activations), device=image.device)
     size = (image.shape[-2], image.shape[-1])
     if len(activations):
-        members, masks = _masks(activations, mode=mode, groups=groups)
+        grouped = mode == "grouped" and len(activations) > groups
+        chosen = _central(activations, groups) if grouped else torch.arange(len(activations), device=image.device)
+        masks = activations[chosen]
         if mode == "feature":
             masked, classify = network.activations(image, 3), passes.late
         else:
@@ -121,7 +126,9 @@ def scorecam(
         for start in range(0, len(masks), batch):
             probabilities = classify(masked * _resized(masks[start : start + batch], masked))
             scores.append(probabilities.amax(1) if channel_weight == "largest" else probabilities[:, _ARTIFACT])
-        weights = torch.cat(scores)[members]
+        weights = torch.cat(scores)
+        if grouped:
+            weights = _drawn_through(activations, chosen, weights)
     # resizing is linear: summing first and resizing once gives the same map as resizing every map
     total = torch.einsum("c,cyx->yx", weights, activations)
     resized = F.interpolate(total[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
@@ -162,19 +169,37 @@ def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quant
     return torch.stack(levels).mean(0).float()
 
 
-def _masks(activations: Tensor, *, mode: Mode, groups: int) -> tuple[Tensor, Tensor]:
-    """For each map the index of its mask, and the masks (n, y, x), at the activations' own resolution."""
-    count = len(activations)
-    if mode != "grouped" or count <= groups:
-        return torch.arange(count, device=activations.device), activations
-    alike = _to_unit_range(activations).flatten(1)
+def _central(activations: Tensor, groups: int) -> Tensor:
+    """Give the indices of the maps that lie nearest to the centres of groups of alike ones."""
+    alike = _to_unit_range(activations).flatten(1).cpu().numpy()
     kmeans: Any = MiniBatchKMeans(groups, n_init="auto", max_iter=20, random_state=0)
-    clusters: NDArray[np.int32] = kmeans.fit_predict(alike.cpu().numpy())
-    present, compact = np.unique(clusters, return_inverse=True)
-    members = torch.from_numpy(compact).to(activations.device)
-    shape = (len(present), *activations.shape[1:])
-    sums = torch.zeros(shape, device=activations.device).index_add_(0, members, alike.view_as(activations))
-    return members, sums
+    labels: NDArray[np.int32] = kmeans.fit_predict(alike)
+    centres: NDArray[np.float32] = kmeans.cluster_centers_
+    distance = np.linalg.norm(alike - centres[labels], axis=1)
+    order = np.lexsort((distance, labels))
+    # the first of each group in this order is its nearest
+    first = np.unique(labels[order], return_index=True)[1]
+    return torch.from_numpy(np.sort(order[first])).to(activations.device)
+
+
+def _drawn_through(activations: Tensor, scored: Tensor, weights: Tensor) -> Tensor:
+    """Draw the weights of all maps (n,) from those that were scored, by kernel ridge regression of their logits."""
+    # on the processor: graphics processors of Macs know no float64
+    alike = _to_unit_range(activations).flatten(1).cpu().double()
+    known = alike[scored.cpu()]
+    between = torch.cdist(known, known)
+    width = 2 * between[between > 0].median() if bool((between > 0).any()) else torch.ones((), dtype=torch.float64)
+    logits = torch.logit(weights.cpu().double(), eps=1e-6)
+    level = logits.mean()
+
+    def kernel(distance: Tensor) -> Tensor:
+        return torch.exp(-((distance / width) ** 2) / 2)
+
+    ridge = kernel(between) + _RIDGE * torch.eye(len(known), dtype=torch.float64)
+    fitted: Tensor = torch.linalg.solve(ridge, logits - level)
+    drawn = torch.sigmoid(level + kernel(torch.cdist(alike, known)) @ fitted)
+    drawn[scored.cpu()] = weights.cpu().double()
+    return drawn.to(weights)
 
 
 def _to_unit_range(maps: Tensor) -> Tensor:

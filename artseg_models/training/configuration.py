@@ -67,8 +67,8 @@ class ScoreCAMSettings(Settings):
     )
     mode: Literal["exact", "grouped", "feature"] = Field(
         default="exact",
-        description="A forward pass for each activation map, for each group of alike maps, or for each map from layer "
-        "3 on.",
+        description="A forward pass for each activation map, for one of each group of alike maps, or for each map from "
+        "layer 3 on.",
     )
     groups: int = Field(default=32, ge=2)
     batch: int = Field(default=16, ge=1, description="Masked images in one forward pass.")
