@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -196,7 +196,7 @@ def _drawn_through(activations: Tensor, scored: Tensor, weights: Tensor) -> Tens
         return torch.exp(-((distance / width) ** 2) / 2)
 
     ridge = kernel(between) + _RIDGE * torch.eye(len(known), dtype=torch.float64)
-    fitted: Tensor = torch.linalg.solve(ridge, logits - level)
+    fitted = cast(Tensor, torch.linalg.solve(ridge, logits - level))  # pyright: ignore[reportUnknownMemberType]
     drawn = torch.sigmoid(level + kernel(torch.cdist(alike, known)) @ fitted)
     drawn[scored.cpu()] = weights.cpu().double()
     return drawn.to(weights)
