@@ -216,6 +216,9 @@ def test_from_labels_to_a_model_in_cellprofilers_folder_by_keys_alone(
     tab_to(page, "#install-folder")
     page.keyboard.type(str(tmp_path / "plugins"))
     tab_to(page, "#model .act[data-step=install]")
+    # it follows what is typed a little later
+    told = "folder => document.querySelector('.command[data-of=install]').textContent.endsWith(folder)"
+    page.wait_for_function(told, arg=str(tmp_path / "plugins"))
     command = page.inner_text(".command[data-of=install]")
     run("Installation", "Installation into CellProfiler: done")
     assert command == f"artseg cellprofiler install --plugins-folder {tmp_path / 'plugins'}"

@@ -14,6 +14,7 @@ const images = new Map(); // name -> what the server says of it
 const pictures = new Map(); // address -> promise of a loaded picture
 let order = null; // all images that are there, in the order of showing
 let taken = new Set(); // shown by other windows just now
+let learning = Promise.resolve(); // the last question for news
 let revision = -1;
 let project = { kinds: [] };
 let current = null;
@@ -78,7 +79,8 @@ function takeNews(news) {
 const who = () => at("who").value.trim();
 
 async function learn(showing) {
-  takeNews(await ask("/api/images", { since: revision, who: who(), window: windowName, showing: showing || "" }));
+  learning = ask("/api/images", { since: revision, who: who(), window: windowName, showing: showing || "" });
+  takeNews(await learning);
 }
 
 async function poll() {
@@ -317,6 +319,8 @@ async function decide(label, kind = "") {
   saving = true;
   const doubted = names.filter((name) => disagrees(images.get(name)));
   try {
+    // it says what is shown now, and must not reach the server after the claim of what comes next
+    await learning.catch(() => {});
     let next = inGrid ? null : label ? following(current, 1)[0] || null : current;
     takeNews(await ask("/api/decide", {
       images: names, label, kind, who: who(), seconds, since: revision, window: windowName,

@@ -37,7 +37,7 @@ async function lookAtModel() {
     if (seen !== resultsOf) {
       resultsOf = seen;
       await lookForResults();
-      await learn(current);
+      if (!saving) await learn(current);
       if (before && !jobRuns) {
         if (state.guesses) sortByDoubt();
         say(`${jobTitle(state.job)}.`);
