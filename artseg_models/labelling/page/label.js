@@ -772,7 +772,7 @@ async function start() {
     if ((await ask("/api/model")).guesses) sortByDoubt();
     await show(first());
     await poll(); // tells other windows what is shown here
-    at("stage").focus();
+    if (document.activeElement === document.body) at("stage").focus(); // who was faster keeps the focus
     await lookAtModel();
     polling = setInterval(poll, POLL_MS);
   } catch (error) {
