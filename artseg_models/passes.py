@@ -22,8 +22,6 @@ from artseg_models.quiet_openvino import is_installed, openvino
 
 logger = logging.getLogger(__name__)
 
-PassEngine = Literal["auto", "torch", "openvino", "openvino-bf16"]
-
 #: about what OpenVINO takes to convert a network; fewer seconds of work are not worth it
 _CONVERSION_SECONDS = 15.0
 #: another engine than PyTorch must save at least this share of its time, or chance would choose
@@ -58,22 +56,16 @@ class TorchPasses:
         return torch.softmax(self._network.late_logits(features), dim=1)
 
 
-class _Whole(nn.Module):
-    def __init__(self, network: ResNet) -> None:
+class _Part(nn.Module):
+    """What is converted: the probabilities that one of the network's ways to logits gives."""
+
+    def __init__(self, network: ResNet, logits: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network = network
+        self._logits = logits
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.network.binned_logits(x), dim=1)
-
-
-class _Late(nn.Module):
-    def __init__(self, network: ResNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.network.late_logits(x), dim=1)
+        return torch.softmax(self._logits(x), dim=1)
 
 
 class OpenVinoPasses:
@@ -103,23 +95,23 @@ class OpenVinoPasses:
             raise ArtSegError("This processor does not compute in bf16. Set scorecam.engine to auto or openvino.")
         self._hint = {"fp32": "f32", "bf16": "bf16"}[precision]
         self._network = network
-        self._compiled: dict[type[nn.Module], Callable[[Any], Any]] = {}
+        self._compiled: dict[str, Callable[[Any], Any]] = {}
 
     def whole(self, images: Tensor) -> Tensor:
         """See `Passes`."""
-        return self._run(_Whole, images)
+        return self._run("whole", self._network.binned_logits, images)
 
     def late(self, features: Tensor) -> Tensor:
         """See `Passes`."""
-        return self._run(_Late, features)
+        return self._run("late", self._network.late_logits, features)
 
-    def _run(self, part: type[_Whole | _Late], given: Tensor) -> Tensor:
+    def _run(self, part: str, logits: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         if part not in self._compiled:
             # traced with a batch of two, as one would be taken for a constant
             example = given[:1].expand(2, -1, -1, -1).contiguous()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # OpenVINO traces by what PyTorch means to drop
-                model = self._library.convert_model(part(self._network).eval(), example_input=example)
+                model = self._library.convert_model(_Part(self._network, logits).eval(), example_input=example)
             model.reshape([-1, given.shape[1], -1, -1])
             hints = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": "LATENCY"}
             self._compiled[part] = self._core.compile_model(model, "CPU", hints)
@@ -178,9 +170,9 @@ def choose_passes(network: ResNet, image: Tensor, *, passes: int, batch: int, la
         run(given)
         return min(_timed(run, given) for _ in range(_ROUNDS))
 
-    times = {"torch": seconds("torch")}
     if image.device.type != "cpu" or not is_installed():
         return "torch"
+    times = {"torch": seconds("torch")}
     if times["torch"] * passes / len(given) < 2 * _CONVERSION_SECONDS:
         return "torch"
     for engine in ("openvino",) if exact else ("openvino", "openvino-bf16"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Generator
 from typing import Any, cast
 
 from artseg_models.errors import ArtSegError
@@ -25,11 +27,8 @@ def openvino() -> Any:
     ArtSegError
         It is not installed.
     """
-    _silence()
-    try:
+    with _quietly("openvino"):
         import openvino as imported
-    except ImportError as error:
-        raise _missing("openvino") from error
     return imported
 
 
@@ -41,18 +40,18 @@ def nncf() -> Any:
     ArtSegError
         It is not installed.
     """
-    _silence()
-    try:
+    with _quietly("nncf"):
         import nncf as imported
-    except ImportError as error:
-        raise _missing("nncf") from error
     return imported
 
 
-def _silence() -> None:
+@contextlib.contextmanager
+def _quietly(name: str) -> Generator[None]:
     """Let the import of the sender fail as if it were not installed; one that somebody imported before stays."""
     cast("dict[str, Any]", sys.modules).setdefault(_SENDER, None)
-
-
-def _missing(name: str) -> ArtSegError:
-    return ArtSegError(f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}")
+    try:
+        yield
+    except ImportError as error:
+        raise ArtSegError(
+            f"Expected {name} for this engine, but it is not installed. Install it: pip install {name}"
+        ) from error

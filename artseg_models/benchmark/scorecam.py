@@ -267,7 +267,7 @@ def _runner(way: Way, network: ResNet, subject: Subject, first: Tensor) -> Calla
     return ours
 
 
-class _Probabilities(nn.Module):
+class _Logits(nn.Module):
     """The classifier as other programs take it: an image in, a number for each class out."""
 
     def __init__(self, network: ResNet) -> None:
@@ -294,7 +294,7 @@ def _quiet_torchvision() -> Any:
 def _grad_cam(network: ResNet, layer: int) -> Callable[[Tensor], Array]:
     with _quiet_torchvision():
         peer: Any = importlib.import_module("pytorch_grad_cam").ScoreCAM
-    model = _Probabilities(network)
+    model = _Logits(network)
 
     def artifact(output: Tensor) -> Tensor:
         return output[1]
@@ -311,7 +311,7 @@ def _grad_cam(network: ResNet, layer: int) -> Callable[[Tensor], Array]:
 def _torchcam(network: ResNet, subject: Subject) -> Callable[[Tensor], Array]:
     with _quiet_torchvision():
         peer: Any = importlib.import_module("torchcam.methods").ScoreCAM
-    model, layer = _Probabilities(network), getattr(network, f"layer{subject.layer}")
+    model, layer = _Logits(network), getattr(network, f"layer{subject.layer}")
 
     def run(image: Tensor) -> Array:
         size = (image.shape[-2], image.shape[-1])

@@ -83,15 +83,15 @@ def passes_of(
     device : str
         Where the network is.
     """
-    engine: str = settings.engine
     remembered = run / "scorecam" / "engine.json"
-    if engine == "auto" and remembered.is_file():
-        engine = str(read_json(remembered)["engine"])
-        if device != "cpu":  # trained elsewhere
-            engine = "torch"
-    elif engine == "auto" and (split is None or not len(split)):
+    if settings.engine != "auto":
+        engine = settings.engine
+    elif remembered.is_file():
+        # only the processor's are measured; the run may have been trained there and go on elsewhere
+        engine = str(read_json(remembered)["engine"]) if device == "cpu" else "torch"
+    elif split is None or not len(split):
         engine = "torch"
-    elif engine == "auto" and split is not None:
+    else:
         image = as_batch(split.images[0], device)
         maps = network.activations(image, settings.layer).shape[1]
         each = min(settings.groups, maps) if settings.mode == "grouped" else maps
