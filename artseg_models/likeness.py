@@ -23,21 +23,22 @@ UNLIKE = 3.0
 """From this distance on a field is called unlike: the training images' own lies about 1."""
 
 _SIZES = (1, 2, 4, 8, 16)
-_LARGEST = 2048
-"""Pixels along y and x that are looked at."""
+_WINDOW, _WINDOWS = 64, 8
+"""Side in pixels of what is looked at, and how many of these along y and x: the whole image tells little more (fewer and
+larger windows less), and takes as long as a small network."""
 _NARROWEST = 0.05
 """Features of near-identical images are not taken for more exact than this."""
 
 
 def image_features(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> dict[str, float]:
-    """Describe a field of view.
+    """Describe a field of view by up to 64 windows of 64 x 64 pixels, spread over it.
 
     Parameters
     ----------
     pixels : ndarray of shape (y, x)
         As stored; any range.
     valid : bool array of shape (y, x), optional
-        Pixels that count; at least one. All by default.
+        Pixels that count; at least one within the windows, see `windows`. All by default.
 
     Returns
     -------
@@ -45,21 +46,37 @@ def image_features(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = No
         log10 of the contrast of structures of 1, 2, 4, 8 and 16 pixels; skewness; log10 of the share of pixels beyond
         three standard deviations.
     """
-    image = normalise(pixels, valid=valid).astype(np.float32)
-    counted = np.ones(image.shape, dtype=np.bool_) if valid is None else valid
-    image = np.where(counted, image, np.float32(0))
+    image = normalise(windows(pixels), valid=None if valid is None else windows(valid))
+    counted = np.ones(image.shape, dtype=np.bool_) if valid is None else windows(valid)
     found: dict[str, float] = {}
     finer, kept, step, blurred = image, counted, 1, 0
     for size in _SIZES:
         # variances of Gaussians add up; what is blurred already is seen in full at half the resolution
-        coarser: NDArray[np.float32] = _gaussian(finer, math.sqrt(size**2 - blurred**2) / step)
+        sigma = math.sqrt(size**2 - blurred**2) / step
+        coarser: NDArray[np.float32] = _gaussian(finer, (0, sigma, sigma))
         found[f"contrast_{size}_px"] = math.log10(max(float((finer - coarser)[kept].std()), 1e-6))
         finer, blurred = coarser, size
-        if size >= 2 * step and kept[::2, ::2].any():
-            finer, kept, step = finer[::2, ::2], kept[::2, ::2], 2 * step
+        if size >= 2 * step and kept[:, ::2, ::2].any():
+            finer, kept, step = finer[:, ::2, ::2], kept[:, ::2, ::2], 2 * step
     found["skewness"] = float(np.cbrt((image[counted] ** 3).mean()))
     found["extreme_share"] = math.log10(float((np.abs(image[counted]) > 3).mean()) + 1e-4)
     return found
+
+
+def windows(array: NDArray[Any]) -> NDArray[Any]:
+    """Cut squares of 64 pixels, eight along y and eight along x, evenly out of an array of shape (y, x).
+
+    Returns
+    -------
+    ndarray of shape (window, y, x)
+        Fewer where eight would overlap, smaller where a side is shorter. Same dtype.
+    """
+    sides = [min(side, _WINDOW) for side in array.shape]
+    starts = [
+        np.linspace(0, side - taken, min(_WINDOWS, side // taken)).astype(int)
+        for side, taken in zip(array.shape, sides, strict=True)
+    ]
+    return np.stack([array[y : y + sides[0], x : x + sides[1]] for y in starts[0] for x in starts[1]])
 
 
 def summarise_features(images: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
@@ -115,13 +132,10 @@ def unlikeness(
     Returns
     -------
     float
-        See `distance`; NaN where nothing is left to look at, or nothing is known of the training images.
+        See `distance`; NaN where nothing is left to look at in the windows, or nothing is known of the training images.
     """
-    # the middle of very large images tells as much, in bounded memory
-    middle = tuple(slice(max(0, (side - _LARGEST) // 2), (side + _LARGEST + 1) // 2) for side in pixels.shape)
-    pixels = pixels[middle]
-    valid = None if artifact is None else ~artifact[middle]
-    left = pixels if valid is None else pixels[valid]
-    if not reference or not left.size or left.min() == left.max():
+    valid = None if artifact is None else ~artifact
+    seen = windows(pixels) if valid is None else windows(pixels)[windows(valid)]
+    if not reference or not seen.size or seen.min() == seen.max():
         return math.nan
     return distance(image_features(pixels, valid=valid), reference)

@@ -24,14 +24,14 @@ SEED = 2022
 
 
 class Recipe(NamedTuple):
-    """How much is simulated, and what changes in the preset `quick`."""
+    """How much is simulated, and what changes in the preset `best`."""
 
     fields: int
     side: int
     overrides: Mapping[str, Any]
 
 
-#: smaller networks than those of `quick`, so that the package is small to download
+#: smaller networks than those of `best`, so that the package is small to download
 RECIPE = Recipe(fields=360, side=512, overrides={"classifier": {"depth": 10, "width": 16}})
 
 
@@ -50,7 +50,7 @@ def build(out: Path, work: Path, *, recipe: Recipe = RECIPE) -> Path:
     labels = images / "labels.csv"
     if not labels.exists():
         simulate_training_set(images, fields=recipe.fields, shape=(recipe.side, recipe.side), seed=SEED)
-    run = train(labels, work / "run", preset="quick", seed=SEED, overrides=recipe.overrides)
+    run = train(labels, work / "run", preset="best", seed=SEED, overrides=recipe.overrides)
     package = export_packages(run, out, name=NAME).older_unet
     predictor = Predictor(read_package(package))
     scores = evaluate(predictor, read_labels(labels).of_split("test"))

@@ -16,7 +16,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.impact.affinity import Affinity, compare_treatments
 from artseg_models.impact.wells import FieldIntensity, read_layout
-from artseg_models.likeness import UNLIKE, distance, image_features, summarise_features
+from artseg_models.likeness import UNLIKE, distance, image_features, summarise_features, windows
 from artseg_models.metrics import mean_defined
 from artseg_models.plates.tables import COUNT, Field, Key, Measured, Plate
 
@@ -185,7 +185,7 @@ def with_likeness(
             except ArtSegError:  # it is listed as not segmented
                 continue
             usable = None if one.mask is None else read_mask_image(one.mask) == 0
-            if usable is None or (usable.shape == pixels.shape and usable.any()):
+            if usable is None or (usable.shape == pixels.shape and windows(usable).any()):
                 described[at] = image_features(pixels, valid=usable)
     if reference is None:
         reference = _spread(list(described.values()))
