@@ -24,7 +24,7 @@ UNLIKE = 3.0
 
 _SIZES = (1, 2, 4, 8, 16)
 _WINDOW, _WINDOWS = 64, 8
-"""Side in pixels of what is looked at, and how many of these along y and x: the whole image tells little more (fewer and
+"""Side in pixels of what is looked at, and how many of these along y and x: the whole image tells little more (fewer,
 larger windows less), and takes as long as a small network."""
 _NARROWEST = 0.05
 """Features of near-identical images are not taken for more exact than this."""
