@@ -11,17 +11,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
+from scipy import ndimage, optimize  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_files
 from artseg_models.images import read_image, read_samples, save_image
 from artseg_models.labels import LabelledImage, LabelSet, read_mask, write_labels
 from artseg_models.progress import track
+
+_least_squares: Any = cast("Any", optimize).least_squares  # its own types are incomplete
 
 logger = logging.getLogger(__name__)
 
@@ -91,23 +93,69 @@ def fit_background(
         )
     if not 0 <= order <= 6:
         raise ArtSegError(f"Expected an order of the background from 0 to 6, got {order}. The paper's is 2.")
-    powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
+    terms = [np.broadcast_to(term, mask.shape) for term in _polynomial(mask.shape, order)]
     outside = int(np.count_nonzero(~mask))
-    if outside < _PIXELS_A_COEFFICIENT * len(powers):
+    if outside < _PIXELS_A_COEFFICIENT * len(terms):
         raise ArtSegError(
-            f"{source}: expected at least {_PIXELS_A_COEFFICIENT * len(powers)} pixels outside the mask to fit a "
+            f"{source}: expected at least {_PIXELS_A_COEFFICIENT * len(terms)} pixels outside the mask to fit a "
             f"background of order {order} to, got {outside}. Give a smaller mask or a lower order."
         )
-    height, width = pixels.shape
-    y: NDArray[np.float64] = np.linspace(-1, 1, height)[:, None]
-    x: NDArray[np.float64] = np.linspace(-1, 1, width)[None, :]
-    terms = [np.broadcast_to(y**p * x**q, mask.shape) for p, q in powers]
     # the normal equations: a matrix of all pixels would need gigabytes on large fields
     chosen = [term[~mask] for term in terms]
     values = pixels[~mask].astype(np.float64)
     products = np.array([[float(a @ b) for b in chosen] for a in chosen])
     weights = np.linalg.solve(products, np.array([float(a @ values) for a in chosen]))
     return sum((weight * term for weight, term in zip(weights, terms, strict=True)), np.zeros(mask.shape))
+
+
+def _polynomial(shape: tuple[int, ...], order: int) -> list[NDArray[np.float64]]:
+    """Give the terms of a polynomial in y and x, -1 to 1 over an image; each goes with (y, x)."""
+    y: NDArray[np.float64] = np.linspace(-1, 1, shape[0])[:, None]
+    x: NDArray[np.float64] = np.linspace(-1, 1, shape[1])[None, :]
+    return [y**p * x**q for p in range(order + 1) for q in range(order + 1 - p)]
+
+
+def fit_undisturbed_background(pixels: NDArray[Any], *, order: int = 2) -> NDArray[np.float64]:
+    """Fit a polynomial in x and y to an image in which nobody marked what is no background.
+
+    The sum of absolute residuals is made small first, which a minority of pixels that depart hardly moves; then that of
+    their logarithm (Cauchy's loss), on the scale of the median residual, which lets go of them.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        (y, x), any real dtype; coarse pixels suffice, the polynomial is smooth.
+    order : int
+        Highest sum of the exponents of x and y, 0 to 6.
+
+    Returns
+    -------
+    ndarray
+        (y, x) float64, on the scale of `pixels`.
+
+    Raises
+    ------
+    ArtSegError
+        The order is out of range, or the image has too few pixels for it.
+    """
+    values = pixels.ravel().astype(np.float64)
+    spread = float(values.std())
+    if spread == 0:
+        return pixels.astype(np.float64)
+    terms = np.stack([np.broadcast_to(term, pixels.shape).ravel() for term in _polynomial(pixels.shape, order)], axis=1)
+
+    def residuals(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return terms @ weights - values
+
+    def slopes(_: NDArray[np.float64]) -> NDArray[np.float64]:
+        return terms
+
+    def fitted(start: NDArray[Any], loss: str, scale: float) -> NDArray[np.float64]:
+        return np.asarray(_least_squares(residuals, start, jac=slopes, loss=loss, f_scale=scale).x, dtype=np.float64)
+
+    weights = fitted(np.linalg.lstsq(terms, values, rcond=None)[0], "soft_l1", 1e-2 * spread)
+    scale = max(float(np.median(np.abs(residuals(weights)))), 1e-6 * spread)
+    return (terms @ fitted(weights, "cauchy", scale)).reshape(pixels.shape)
 
 
 def fill(

@@ -71,12 +71,13 @@ def windows(array: NDArray[Any]) -> NDArray[Any]:
     ndarray of shape (window, y, x)
         Fewer where eight would overlap, smaller where a side is shorter. Same dtype.
     """
-    sides = [min(side, _WINDOW) for side in array.shape]
-    starts = [
-        np.linspace(0, side - taken, min(_WINDOWS, side // taken)).astype(int)
-        for side, taken in zip(array.shape, sides, strict=True)
-    ]
-    return np.stack([array[y : y + sides[0], x : x + sides[1]] for y in starts[0] for x in starts[1]])
+    side_y, side_x = (min(side, _WINDOW) for side in array.shape)
+    rows, columns = _starts(array.shape[0], side_y), _starts(array.shape[1], side_x)
+    return np.stack([array[y : y + side_y, x : x + side_x] for y in rows for x in columns])
+
+
+def _starts(side: int, taken: int) -> list[int]:
+    return [int(start) for start in np.linspace(0, side - taken, min(_WINDOWS, side // taken))]
 
 
 def summarise_features(images: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:

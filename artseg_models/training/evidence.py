@@ -179,10 +179,8 @@ def pseudo_labels(
             label = drawn_to_edges(split.images[index], evidence, refinement)
         else:
             label = pseudo_label(evidence, settings.cutoff)
-        if refinement is not None and normality is not None and normality.level is not None:
-            image = split.images[index]
-            unusual = (normality.distance(image) >= normality.level).astype(np.float32)
-            label |= drawn_to_edges(image, unusual, refinement)
+        if refinement is not None and normality is not None:
+            label |= normality.artifacts(split.images[index], refinement)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
         labels.append(label)
     return labels

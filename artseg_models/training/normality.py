@@ -1,14 +1,16 @@
 """What no clean image shows: an artifact that a classifier overlooks, since another one in the image convinced it.
 
-Every pixel is described by the structure around it at several sizes; one Gaussian describes those of clean images, as
-PaDiM does with features of a network (Defard et al. 2021), here without any training. From which distance on a pixel
-counts is chosen by image labels alone: what clean images show as often as artifact images is no artifact.
+Two things are looked at. Every pixel is described by the structure around it at several sizes; one Gaussian describes
+those of clean images, as PaDiM does with features of a network (Defard et al. 2021), here without any training. And
+every pixel's brightness is held against the smooth background of its own image: what lies far out of focus has no
+structure, and evidence that only points into it does not reach its rim. From which value on a pixel counts is chosen
+by image labels alone: what clean images show as often as artifact images is no artifact.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +19,12 @@ from numpy.typing import NDArray
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.files import write_json
+from artseg_models.fill import fit_undisturbed_background
 from artseg_models.progress import track
+from artseg_models.training.configuration import RefinementSettings
 from artseg_models.training.fields import Array, Split, binned, enlarged
+from artseg_models.training.refinement import drawn_to_edges
+from artseg_models.transplant import connected_parts
 
 _SIZES = (1, 2, 4, 8, 16)
 """Of structures, in pixels: standard deviations of Gaussians."""
@@ -33,6 +39,12 @@ _IMAGES = 64
 _LEVELS = 80
 _COMMON = 0.2
 """Of the artifact images, at least this share must have something above the level."""
+_BRIGHTNESS = 2.0
+"""Blur, in pixels, before brightness is held against the background: a pixel's noise is none."""
+_COARSE = 4
+"""Pixels along y and x that become one for the fit of the background."""
+_RIM, _SURE = 0.99, 0.999
+"""Shares of clean images' pixels that are off the background by less than an artifact's rim, and than its middle."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,17 @@ class Normality:
         (features, features) float64: inverse covariance.
     level : float or None
         Distance from which on a pixel counts as artifact; None: no distance tells artifact images from clean ones.
+    brightness_level : float or None
+        Departure from the background from which on a pixel counts as artifact; None as above.
+    brightness_rim : float
+        Departure down to which an artifact goes on around such a pixel.
     """
 
     mean: NDArray[np.float64]
     precision: NDArray[np.float64]
     level: float | None = None
+    brightness_level: float | None = None
+    brightness_rim: float = 0.0
 
     def distance(self, image: Array) -> Array:
         """Give the Mahalanobis distance of each pixel, (y, x) float32, of an image (y, x) at working resolution."""
@@ -59,6 +77,21 @@ class Normality:
         off = features.reshape(len(features), -1) - self.mean[:, None]
         squared = np.einsum("fn,fg,gn->n", off, self.precision, off).reshape(features.shape[1:])
         return enlarged(np.sqrt(np.maximum(squared, 0)).astype(np.float32), _STEP, (image.shape[0], image.shape[1]))
+
+    def artifacts(self, image: Array, settings: RefinementSettings) -> NDArray[np.bool_]:
+        """Mark what no clean image shows, to its edges, (y, x) bool, in an image (y, x) at working resolution."""
+        found = np.zeros(image.shape, np.bool_)
+        if self.level is not None:
+            found |= drawn_to_edges(image, (self.distance(image) >= self.level).astype(np.float32), settings)
+        if self.brightness_level is not None:
+            departure = off_background(image)
+            parts = connected_parts(departure >= self.brightness_rim)
+            largest = np.zeros(int(parts.max()) + 1)
+            np.maximum.at(largest, parts.ravel(), departure.ravel())
+            largest[0] = 0
+            # a strong one's rim is not where the faintest ones' is: that would be its blur
+            found |= (largest >= self.brightness_level)[parts] & (departure >= settings.contrast * largest[parts])
+        return found
 
 
 def describe(image: Array) -> Array:
@@ -84,15 +117,34 @@ def describe(image: Array) -> Array:
     return np.stack([binned(feature, _STEP) for feature in (*contrasts, smooth[-1], *textures)])
 
 
+def off_background(image: Array) -> Array:
+    """Give how far each pixel's brightness is off the smooth background of its image.
+
+    Parameters
+    ----------
+    image : ndarray
+        (y, x) float32, zero mean and unit variance.
+
+    Returns
+    -------
+    ndarray
+        (y, x) float32, at least 0, in standard deviations of the image.
+    """
+    shape = image.shape[0], image.shape[1]
+    coarse = _COARSE if min(shape) >= 8 * _COARSE else 1
+    background = fit_undisturbed_background(binned(image, coarse)).astype(np.float32)
+    return np.abs(_blurred(image, _BRIGHTNESS) - enlarged(background, coarse, shape))
+
+
 def fit_normality(training: Split, file: Path, *, share: float, seed: int) -> Normality:
-    """Learn how clean images look from half of those of a split, and choose the level by the others; no mask is read.
+    """Learn how clean images look from half of those of a split, and choose levels by the others; no mask is read.
 
     Parameters
     ----------
     training : Split
         With clean and artifact images.
     file : Path
-        Gets the level and what it was chosen by (JSON).
+        Gets the levels and what they were chosen by (JSON).
     share : float
         See `level_of`.
     seed : int
@@ -114,21 +166,33 @@ def fit_normality(training: Split, file: Path, *, share: float, seed: int) -> No
     covariance += 1e-3 * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(mean))
     normality = Normality(mean, np.asarray(np.linalg.inv(covariance), dtype=np.float64))
 
-    def distances(indices: NDArray[np.int64]) -> list[Array]:
-        return [normality.distance(training.images[int(index)])[::_APART, ::_APART] for index in indices]
+    def maps(indices: NDArray[np.int64], measure: Callable[[Array], Array]) -> list[Array]:
+        return [measure(training.images[int(index)])[::_APART, ::_APART] for index in indices]
 
-    in_artifact, in_clean = distances(artifact), distances(held_out)
-    level = level_of(in_artifact, in_clean, share)
+    measures = {"structure": normality.distance, "brightness": off_background}
+    found = {name: (maps(artifact, measure), maps(held_out, measure)) for name, measure in measures.items()}
+    levels = {name: level_of(*both, share) for name, both in found.items()}
+    off = np.concatenate([map_.ravel() for map_ in found["brightness"][1]])
+    rim, sure = (float(np.quantile(off, share_)) for share_ in (_RIM, _SURE))
+    if levels["brightness"] is not None:
+        # where artifacts are large, much of what a clean image shows too passes as theirs
+        levels["brightness"] = max(levels["brightness"], sure)
     write_json(
         file,
         {
-            "level": level,
             "share": share,
-            "above_in_artifact_images": None if level is None else _above(in_artifact, level),
-            "above_in_clean_images": None if level is None else _above(in_clean, level),
+            "brightness_rim": rim,
+            **{
+                name: {
+                    "level": level,
+                    "above_in_artifact_images": None if level is None else _above(found[name][0], level),
+                    "above_in_clean_images": None if level is None else _above(found[name][1], level),
+                }
+                for name, level in levels.items()
+            },
         },
     )
-    return replace(normality, level=level)
+    return replace(normality, level=levels["structure"], brightness_level=levels["brightness"], brightness_rim=rim)
 
 
 def level_of(artifact: Sequence[Array], clean: Sequence[Array], share: float) -> float | None:

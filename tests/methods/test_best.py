@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,17 +111,46 @@ def test_what_no_clean_image_shows_is_found_without_a_classifier(tmp_path):
     ]
     training = split_of([*clean[:10], *spoilt], [False] * 10 + [True] * 10)
     normality = fit_normality(training, tmp_path / "normality.json", share=0.8, seed=0)
-    assert normality.level is not None
-    unusual = [(normality.distance(image) >= normality.level).astype(np.float32) for image in spoilt]
+    labels = [normality.artifacts(image, EDGES) for image in spoilt]
+    assert np.mean([iou(label, spot) for label, spot in zip(labels, spots, strict=True)]) > 0.5
+    structure = replace(normality, brightness_level=None)
+    assert structure.level is not None
+    unusual = [(structure.distance(image) >= structure.level).astype(np.float32) for image in spoilt]
     # what is unusual reaches around an artifact, by the size of the structures looked at: its edges stand in the image
     assert all(one[spot].mean() > 0.9 for one, spot in zip(unusual, spots, strict=True))
-    labels = [drawn_to_edges(image, one, EDGES) for image, one in zip(spoilt, unusual, strict=True)]
+    labels = [structure.artifacts(image, EDGES) for image in spoilt]
     assert np.mean([iou(label, spot) for label, spot in zip(labels, spots, strict=True)]) > 0.5
-    written = json.loads((tmp_path / "normality.json").read_text())
+    written = json.loads((tmp_path / "normality.json").read_text())["structure"]
     assert written["above_in_artifact_images"] > 4 * written["above_in_clean_images"]
     alike = split_of(clean, [False] * 10 + [True] * 10)
-    assert fit_normality(alike, tmp_path / "none.json", share=0.8, seed=0).level is None, "nothing tells them apart"
-    assert json.loads((tmp_path / "none.json").read_text())["level"] is None
+    nothing = fit_normality(alike, tmp_path / "none.json", share=0.8, seed=0)
+    assert (nothing.level, nothing.brightness_level) == (None, None), "nothing tells them apart"
+    assert json.loads((tmp_path / "none.json").read_text())["structure"]["level"] is None
+    assert not nothing.artifacts(spoilt[0], EDGES).any()
+
+
+def test_a_large_shadow_out_of_focus_is_labelled_to_its_rim(tmp_path):
+    """It has no structure; evidence that points at its middle takes its inside for its surroundings."""
+    y, x = np.mgrid[:120, :140].astype(np.float32)
+
+    def field(seed: int) -> np.ndarray:
+        grain = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 1, (120, 140)), 1)
+        lamp = 0.4 * ((y - 60) ** 2 + (x - 70) ** 2) / 60**2
+        return (grain + lamp).astype(np.float32)
+
+    shadows = [np.hypot(y - 40 - 2 * at, (x - 50 - 4 * at) / 1.3) for at in range(10)]
+    spoilt = [field(20 + at) - 4 / (1 + np.exp((shadow - 26) / 3)) for at, shadow in enumerate(shadows)]
+    training = split_of([*map(field, range(10)), *spoilt], [False] * 10 + [True] * 10)
+    normality = fit_normality(training, tmp_path / "normality.json", share=0.8, seed=0)
+    normality = replace(normality, level=None)  # its brightness alone
+    evidence = (shadows[0] < 6).astype(np.float32)
+    # where a fifth of its depth is left, which is what EDGES ask for
+    truth = shadows[0] < 26 + 3 * np.log(4)
+    first = spoilt[0].astype(np.float32)
+    assert iou(drawn_to_edges(first, evidence, EDGES), truth) < 0.5
+    assert iou(normality.artifacts(first, EDGES), truth) > 0.8
+    clean = normality.artifacts(field(3), EDGES)
+    assert clean.mean() < 0.02
 
 
 def test_edges_are_unsure_but_not_where_the_image_ends():
