@@ -34,6 +34,7 @@ from artseg_models.training.fields import binned
 #: images on the sheet of those with the most wrong pixels
 _WORST = 12
 _EDGES = {"refinement": {"edges": "evidence"}}
+_CONVINCING = {"refinement": {"convincing": 0.0}}
 _NORMALITY = {"refinement": {"normality": None}}
 _INVENTED = {"synthesis": {"invented": 0.5}}
 _PASTING = {"synthesis": {"unet": 0.0}}
@@ -66,11 +67,21 @@ class Rung:
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
     Rung("quick", "quick: evidence at its cutoff", preset="quick"),
-    Rung("edges", "+ drawn to edges", settings=merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY)),
+    Rung(
+        "edges",
+        "+ drawn to edges",
+        settings=merged(merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY), _CONVINCING),
+    ),
+    Rung(
+        "convincing",
+        "+ parts that convince alone",
+        settings=merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY),
+    ),
     Rung("normality", "+ what no clean image shows", settings=merged(_PASTING, _COUNTERFACTUALS)),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_edges", "best without edges", settings=_EDGES),
+    Rung("without_convincing", "best without the test of parts", settings=_CONVINCING),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),

@@ -45,7 +45,7 @@ _TINY_STRUCTURE: Mapping[str, Any] = {"unet": {"width": 4, "levels": 3, "schedul
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is simulated, and what changes in the preset `quick`.
+    """How much is simulated, and what changes in the preset `best`.
 
     Attributes
     ----------
@@ -72,9 +72,7 @@ SCALES: dict[Size, Scale] = {
             "binning": 4,  # a clump fits into a crop
             # an artifact that fills the field leaves cells a fifth of their contrast
             "classifier": {"depth": 10, "width": 16, "augmentation": {"contrast": 0.8}},
-            # a map is scaled to its highest: in fields with many artifacts the others lie far below
-            "scorecam": {"cutoff": 0.15},
-            "unet": {"width": 8, "schedule": {"epochs": 16}, "crop": 128, "augmentation": {"contrast": 0.8}},
+            "unet": {"width": 16, "schedule": {"epochs": 16}, "crop": 128, "augmentation": {"contrast": 0.8}},
         },
         structure_overrides={"nuclei": {"unet": _SMALL}, "cells": {"binning": 2, "unet": _SMALL}},
     ),
@@ -210,7 +208,7 @@ def _training_steps(out: Path, scale: Scale, seed: int) -> list[Step]:
     def train_model() -> object:
         from artseg_models.methods import train
 
-        return train(labels, runs / "model", preset="quick", seed=seed, overrides=scale.overrides)
+        return train(labels, runs / "model", preset="best", seed=seed, overrides=scale.overrides)
 
     def export_model() -> object:
         from artseg_models.packages.export import export_packages

@@ -287,7 +287,7 @@ _QUICK: Mapping[str, Any] = {
 #: beyond the paper: every link of the chain that a study of the rungs found weak is mended, from the same labels
 _BEST: Mapping[str, Any] = {
     **_QUICK,
-    "refinement": {"edges": "contrast", "normality": 0.8},
+    "refinement": {"edges": "contrast", "convincing": 0.1, "normality": 0.8},
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     "gate": "where-needed",
     "calibrate": True,

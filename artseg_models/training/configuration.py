@@ -136,6 +136,13 @@ class RefinementSettings(Settings):
         description="With contrast: pixels with this share of the artifact's departure belong to it, if they stand out "
         "of the noise.",
     )
+    convincing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="With contrast: a connected part stays only if it alone, all others painted out, brings back this "
+        "share of the log-odds of artifact that all of them make up. 0: all stay.",
+    )
     normality: float | None = Field(
         default=None,
         gt=0,

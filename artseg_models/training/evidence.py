@@ -18,6 +18,7 @@ from artseg_models.passes import Passes, choose_passes, open_passes
 from artseg_models.progress import track
 from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, scorecam
 from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
+from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.fields import Array, Split, as_batch
 from artseg_models.training.loop import save_state
 from artseg_models.training.normality import Normality
@@ -177,6 +178,15 @@ def pseudo_labels(
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
         if refinement is not None and refinement.edges == "contrast":
             label = drawn_to_edges(split.images[index], evidence, refinement)
+            if refinement.convincing:
+                label = convincing_parts(
+                    network,
+                    split.images[index],
+                    label,
+                    share=refinement.convincing,
+                    random=np.random.default_rng(index),
+                    device=device,
+                )
         else:
             label = pseudo_label(evidence, settings.cutoff)
         if refinement is not None and normality is not None:

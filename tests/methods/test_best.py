@@ -28,6 +28,7 @@ from artseg_models.methods import configure, train
 from artseg_models.suggest import doubt, suggest
 from artseg_models.training.calibration import best_temperature
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
+from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.cutoffs import best_gate_threshold
 from artseg_models.training.fields import Split, WorkingImages
 from artseg_models.training.normality import fit_normality
@@ -127,6 +128,35 @@ def test_what_no_clean_image_shows_is_found_without_a_classifier(tmp_path):
     assert (nothing.level, nothing.brightness_level) == (None, None), "nothing tells them apart"
     assert json.loads((tmp_path / "none.json").read_text())["structure"]["level"] is None
     assert not nothing.artifacts(spoilt[0], EDGES).any()
+
+
+def test_parts_stay_that_convince_the_classifier_alone():
+    class Darkness:
+        """Log-odds of artifact: by the share of very dark pixels."""
+
+        def binned_logits(self, batch: torch.Tensor) -> torch.Tensor:
+            odds = (batch < -4).float().mean(dim=(1, 2, 3)) * 1000 - 5
+            return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+    image = np.random.default_rng(0).normal(0, 0.3, (64, 80)).astype(np.float32)
+    dark, grey = disc((64, 80), (20, 20), 6), disc((64, 80), (44, 60), 6)
+    image[dark] -= 6
+    image[grey] -= 0.3
+    network = cast(Any, Darkness())
+    kept = convincing_parts(network, image, dark | grey, share=0.1, random=np.random.default_rng(1), device="cpu")
+    assert np.array_equal(kept, dark)
+    # a classifier to which nothing of it matters tells nothing
+    same = convincing_parts(network, image, grey, share=0.1, random=np.random.default_rng(1), device="cpu")
+    assert np.array_equal(same, grey)
+    nothing = np.zeros_like(dark)
+    assert not convincing_parts(network, image, nothing, share=0.1, random=np.random.default_rng(1), device="cpu").any()
+    crowd = np.zeros_like(dark)
+    crowd[::4, ::4] = True
+    assert crowd.sum() > 64
+    image[crowd] -= 6
+    assert np.array_equal(
+        convincing_parts(network, image, crowd, share=0.001, random=np.random.default_rng(1), device="cpu"), crowd
+    )
 
 
 def test_a_large_shadow_out_of_focus_is_labelled_to_its_rim(tmp_path):

@@ -1,0 +1,80 @@
+"""Parts of a pseudo-label that convince the classifier by themselves; the others are no artifact, or tell nothing.
+
+ScoreCAM's map points at whatever looks like what convinced the classifier, dirt on clean images included. Each
+connected part is therefore put to the test alone: all parts are painted out, then each comes back by itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artseg_models.networks.resnet import ResNet
+from artseg_models.training.fields import Array
+from artseg_models.transplant import as_normalised, connected_parts, painted_out
+
+Mask = NDArray[np.bool_]
+
+_MOST = 64
+"""Parts of one image that are tested; the smaller ones of a crowd stand or fall together."""
+_MARGIN = 3
+"""Pixels around a part that are painted over: soft edges would betray it."""
+_BATCH = 16
+
+
+@torch.inference_mode()
+def convincing_parts(
+    network: ResNet, image: Array, label: Mask, *, share: float, random: np.random.Generator, device: str
+) -> Mask:
+    """Keep the connected parts that alone bring back a share of what all of them together change in the classifier.
+
+    Parameters
+    ----------
+    network : ResNet
+        The classifier.
+    image : ndarray
+        (y, x) float32 at working resolution, of an artifact image.
+    label : ndarray
+        (y, x) bool: its pseudo-label.
+    share : float
+        Of the log-odds of artifact that the image has above the one in which all parts are painted out.
+    random : numpy.random.Generator
+        Chooses with which texture is painted.
+    device : str
+        Where the network is.
+
+    Returns
+    -------
+    ndarray
+        (y, x) bool. Where the classifier is as sure of an artifact with all parts painted out, nothing can be told, and
+        `label` is given back.
+    """
+    parts = _numbered(label)
+    count = int(parts.max())
+    if count == 0:
+        return label
+    left = [label & (parts != number) for number in range(1, count + 1)]
+    changed = [
+        image,
+        *(as_normalised(painted_out(image, mask, random, margin=_MARGIN), image) for mask in (label, *left)),
+    ]
+    batches = [changed[start : start + _BATCH] for start in range(0, len(changed), _BATCH)]
+    logits = torch.cat(
+        [network.binned_logits(torch.from_numpy(np.stack(some))[:, None].to(device)) for some in batches]
+    )
+    odds = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+    whole, none, alone = odds[0], odds[1], odds[2:]
+    if whole <= none:
+        return label
+    kept = np.flatnonzero(alone - none >= share * (whole - none)) + 1
+    return np.isin(parts, kept)
+
+
+def _numbered(label: Mask) -> NDArray[np.int64]:
+    """Count the connected parts from 1, the largest first; the last number stands for all the rest."""
+    parts = connected_parts(label)
+    order = np.argsort(-np.bincount(parts.ravel())[1:], kind="stable")
+    numbers = np.zeros(len(order) + 1, np.int64)
+    numbers[order + 1] = np.minimum(np.arange(1, len(order) + 1), _MOST)
+    return numbers[parts]
