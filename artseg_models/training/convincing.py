@@ -54,15 +54,14 @@ def convincing_parts(
     count = int(parts.max())
     if count == 0:
         return label
-    left = [label & (parts != number) for number in range(1, count + 1)]
-    changed = [
-        image,
-        *(as_normalised(painted_out(image, mask, random, margin=_MARGIN), image) for mask in (label, *left)),
-    ]
-    batches = [changed[start : start + _BATCH] for start in range(0, len(changed), _BATCH)]
-    logits = torch.cat(
-        [network.binned_logits(torch.from_numpy(np.stack(some))[:, None].to(device)) for some in batches]
-    )
+    painted = [painted_out(image, label, random, margin=_MARGIN)]
+    for number in range(1, count + 1):
+        part = parts == number
+        without_others = painted_out(image, label & ~part, random, margin=_MARGIN)
+        # the paint over a near neighbour's soft edge must not cover it
+        painted.append(np.where(part, image, without_others))
+    images = torch.from_numpy(np.stack([image, *(as_normalised(one, image) for one in painted)]))[:, None]
+    logits = torch.cat([network.binned_logits(some.to(device)) for some in torch.split(images, _BATCH)])
     odds = (logits[:, 1] - logits[:, 0]).cpu().numpy()
     whole, none, alone = odds[0], odds[1], odds[2:]
     if whole <= none:
