@@ -19,7 +19,7 @@ UNSURE = -1
 #: pixels around what the evidence reaches that tell the level of the surroundings and their noise
 _RING = 6
 #: pixels beyond what the evidence reaches in which the artifact may still lie: a map's cells are coarse
-_BEYOND = 2
+_BEYOND = 5
 #: blur before levels are compared: a pixel's noise is no edge
 _BLUR = 0.7
 #: of a seed's pixels, those that depart most tell the artifact's strength: the seed of a thin one is mostly background
