@@ -121,7 +121,7 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, p
     def train_model() -> object:
         from artseg_models.methods import train
 
-        return train(training / "labels.csv", run, preset="quick", seed=seed, overrides=scale.overrides)
+        return train(training / "labels.csv", run, preset="best", seed=seed, overrides=scale.overrides)
 
     def export() -> object:
         from artseg_models.packages.export import export_packages
@@ -176,7 +176,7 @@ def _steps(out: Path, scale: Scale, size: Size, seed: int, model: Path | None, p
                 training / "labels.csv",
                 simulate_training,
             ),
-            Step("train the quick preset from these labels alone", run / "result.json", train_model),
+            Step("train the preset best from these labels alone", run / "result.json", train_model),
             Step("export the model as Model Zoo packages and check every weight format", package, export),
             Step("score the model on the test split (masks for scoring only)", evaluated, score),
         ]

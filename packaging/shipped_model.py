@@ -31,8 +31,12 @@ class Recipe(NamedTuple):
     overrides: Mapping[str, Any]
 
 
-#: smaller networks than those of `best`, so that the package is small to download
-RECIPE = Recipe(fields=360, side=512, overrides={"classifier": {"depth": 10, "width": 16}})
+#: a smaller classifier than that of `best`, so that the package is small to download; and more to learn from, for longer
+RECIPE = Recipe(
+    fields=480,
+    side=512,
+    overrides={"classifier": {"depth": 10, "width": 16}, "unet": {"schedule": {"epochs": 32}}},
+)
 
 
 def build(out: Path, work: Path, *, recipe: Recipe = RECIPE) -> Path:

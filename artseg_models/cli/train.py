@@ -32,9 +32,9 @@ def train(
     preset: Annotated[
         Literal["quick", "best", "paper"],
         typer.Option(
-            help="quick: small networks on binned images, minutes on a laptop. best: the same networks, pseudo-labels "
-            "drawn to edges and artifacts pasted on clean images; better on fibres, not on everything: compare by "
-            "`artseg ablation` (scorecam-unet). paper: as published "
+            help="quick: small networks on binned images, minutes on a laptop. best (scorecam-unet): the same "
+            "networks, pseudo-labels drawn to edges and tested part by part, artifacts pasted on clean images; not much "
+            "slower, and far better masks where that was measured. paper: as published "
             "(scorecam-unet: ResNet50 and the full U-Net for 150 epochs); for a GPU."
         ),
     ] = "quick",

@@ -58,7 +58,7 @@ def test_a_stopped_demonstration_goes_on(tmp_path: Path) -> None:
 
     def stop_at_training(line: str) -> None:
         said.append(line)
-        if "train the quick preset" in line:
+        if "train the preset best" in line:
             raise KeyboardInterrupt
 
     for _ in range(2):
