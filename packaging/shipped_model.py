@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
     overrides: Mapping[str, Any]
 
 
-#: a smaller classifier than that of `best`, so that the package is small to download; and more to learn from, for longer
+#: a smaller classifier than that of `best`, so that the package is small to download; the U-Net learns for longer
 RECIPE = Recipe(
     fields=480,
     side=512,

@@ -33,7 +33,7 @@ def train(
         Literal["quick", "best", "paper"],
         typer.Option(
             help="quick: small networks on binned images, minutes on a laptop. best (scorecam-unet): the same "
-            "networks, pseudo-labels drawn to edges and tested part by part, artifacts pasted on clean images; not much "
+            "networks, pseudo-labels drawn to edges and tested part by part, artifacts pasted on clean images; hardly "
             "slower, and far better masks where that was measured. paper: as published "
             "(scorecam-unet: ResNet50 and the full U-Net for 150 epochs); for a GPU."
         ),
