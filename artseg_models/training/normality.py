@@ -44,7 +44,7 @@ _BRIGHTNESS = 2.0
 _COARSE = 4
 """Pixels along y and x that become one for the fit of the background."""
 _RIM, _SURE = 0.99, 0.999
-"""Shares of clean images' pixels that are off the background by less than an artifact's rim, and than its middle."""
+"""Shares of clean images' pixels below the departure at an artifact's rim, and below any level."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,13 @@ def fit_normality(training: Split, file: Path, *, share: float, seed: int) -> No
 
     measures = {"structure": normality.distance, "brightness": off_background}
     found = {name: (maps(artifact, measure), maps(held_out, measure)) for name, measure in measures.items()}
-    levels = {name: level_of(*both, share) for name, both in found.items()}
-    off = np.concatenate([map_.ravel() for map_ in found["brightness"][1]])
-    rim, sure = (float(np.quantile(off, share_)) for share_ in (_RIM, _SURE))
-    if levels["brightness"] is not None:
-        # where artifacts are large, much of what a clean image shows too passes as theirs
-        levels["brightness"] = max(levels["brightness"], sure)
+    off = {name: np.concatenate([map_.ravel() for map_ in of_clean]) for name, (_, of_clean) in found.items()}
+    rim = float(np.quantile(off["brightness"], _RIM))
+    levels = {
+        # where artifacts are large, or change how all of an image looks, much of what clean images show passes
+        name: None if level is None else max(level, float(np.quantile(off[name], _SURE)))
+        for name, level in ((name, level_of(*both, share)) for name, both in found.items())
+    }
     write_json(
         file,
         {
