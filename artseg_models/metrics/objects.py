@@ -41,14 +41,7 @@ def match_objects(truth: LabelMap, predicted: LabelMap, *, smallest_iou: float =
     ArtSegError
         Shapes differ.
     """
-    if not 0 < smallest_iou <= 1:
-        raise ValueError(f"smallest_iou must lie within (0, 1], got {smallest_iou}")
-    true_labels, found_labels, rows, columns, iou = _overlaps(truth, predicted)
-    kept = (iou >= smallest_iou) & (true_labels[rows] != 0) & (found_labels[columns] != 0)
-    matched = _largest_pairing(rows[kept], columns[kept], (true_labels.size, found_labels.size))
-    true_number = int(np.count_nonzero(true_labels))
-    found_number = int(np.count_nonzero(found_labels))
-    return Counts(matched, found_number - matched, true_number - matched)
+    return match_at_cutoffs(truth, predicted, cutoffs=(smallest_iou,))[smallest_iou]
 
 
 def match_at_cutoffs(
@@ -68,7 +61,18 @@ def match_at_cutoffs(
     dict
         Cutoff to the counts of `match_objects`.
     """
-    return {cutoff: match_objects(truth, predicted, smallest_iou=cutoff) for cutoff in cutoffs}
+    for cutoff in cutoffs:
+        if not 0 < cutoff <= 1:
+            raise ValueError(f"smallest_iou must lie within (0, 1], got {cutoff}")
+    true_labels, found_labels, rows, columns, iou = _overlaps(truth, predicted)
+    objects = (true_labels[rows] != 0) & (found_labels[columns] != 0)
+    true_number, found_number = int(np.count_nonzero(true_labels)), int(np.count_nonzero(found_labels))
+    counts: dict[float, Counts] = {}
+    for cutoff in cutoffs:
+        kept = objects & (iou >= cutoff)
+        matched = _largest_pairing(rows[kept], columns[kept], (true_labels.size, found_labels.size))
+        counts[cutoff] = Counts(matched, found_number - matched, true_number - matched)
+    return counts
 
 
 def overlap_of_objects(truth: LabelMap, predicted: LabelMap) -> FloatArray:
