@@ -35,7 +35,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     step: Step
-    preset: Literal["quick", "paper"] = "quick"
+    preset: Literal["best", "quick", "paper"] = "best"
     folder: str = ""
 
 

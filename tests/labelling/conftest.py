@@ -16,7 +16,7 @@ import tifffile
 
 TINY = [
     *("binning=2", "classifier.depth=10", "classifier.width=4", "classifier.schedule.epochs=2", "scorecam.groups=8"),
-    *("unet.width=4", "unet.levels=3", "unet.schedule.epochs=2", "unet.crop=32"),
+    *("unet.width=4", "unet.levels=3", "unet.schedule.epochs=2", "unet.crop=32", "synthesis.classifier=0"),
 ]
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/\?token=\S+")
 
