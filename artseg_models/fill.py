@@ -91,15 +91,7 @@ def fit_background(
             f"{source}: expected a mask of {pixels.shape[1]} x {pixels.shape[0]} pixels like its image, got "
             f"{mask.shape[1]} x {mask.shape[0]}."
         )
-    if not 0 <= order <= 6:
-        raise ArtSegError(f"Expected an order of the background from 0 to 6, got {order}. The paper's is 2.")
-    terms = [np.broadcast_to(term, mask.shape) for term in _polynomial(mask.shape, order)]
-    outside = int(np.count_nonzero(~mask))
-    if outside < _PIXELS_A_COEFFICIENT * len(terms):
-        raise ArtSegError(
-            f"{source}: expected at least {_PIXELS_A_COEFFICIENT * len(terms)} pixels outside the mask to fit a "
-            f"background of order {order} to, got {outside}. Give a smaller mask or a lower order."
-        )
+    terms = _polynomial(mask.shape, order, fitted_px=int(np.count_nonzero(~mask)), source=source)
     # the normal equations: a matrix of all pixels would need gigabytes on large fields
     chosen = [term[~mask] for term in terms]
     values = pixels[~mask].astype(np.float64)
@@ -108,11 +100,19 @@ def fit_background(
     return sum((weight * term for weight, term in zip(weights, terms, strict=True)), np.zeros(mask.shape))
 
 
-def _polynomial(shape: tuple[int, ...], order: int) -> list[NDArray[np.float64]]:
-    """Give the terms of a polynomial in y and x, -1 to 1 over an image; each goes with (y, x)."""
+def _polynomial(shape: tuple[int, ...], order: int, *, fitted_px: int, source: str) -> list[NDArray[np.float64]]:
+    """Give the terms, each of (y, x), of a polynomial in y and x, which go from -1 to 1 over an image."""
+    if not 0 <= order <= 6:
+        raise ArtSegError(f"Expected an order of the background from 0 to 6, got {order}. The paper's is 2.")
+    powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
+    if fitted_px < _PIXELS_A_COEFFICIENT * len(powers):
+        raise ArtSegError(
+            f"{source}: expected at least {_PIXELS_A_COEFFICIENT * len(powers)} pixels outside the mask to fit a "
+            f"background of order {order} to, got {fitted_px}. Give a smaller mask or a lower order."
+        )
     y: NDArray[np.float64] = np.linspace(-1, 1, shape[0])[:, None]
     x: NDArray[np.float64] = np.linspace(-1, 1, shape[1])[None, :]
-    return [y**p * x**q for p in range(order + 1) for q in range(order + 1 - p)]
+    return [np.broadcast_to(y**p * x**q, shape) for p, q in powers]
 
 
 def fit_undisturbed_background(pixels: NDArray[Any], *, order: int = 2) -> NDArray[np.float64]:
@@ -138,11 +138,12 @@ def fit_undisturbed_background(pixels: NDArray[Any], *, order: int = 2) -> NDArr
     ArtSegError
         The order is out of range, or the image has too few pixels for it.
     """
+    polynomial = _polynomial(pixels.shape, order, fitted_px=pixels.size, source="image")
     values = pixels.ravel().astype(np.float64)
     spread = float(values.std())
     if spread == 0:
         return pixels.astype(np.float64)
-    terms = np.stack([np.broadcast_to(term, pixels.shape).ravel() for term in _polynomial(pixels.shape, order)], axis=1)
+    terms = np.stack([term.ravel() for term in polynomial], axis=1)
 
     def residuals(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return terms @ weights - values

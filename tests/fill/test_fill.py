@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
-from artseg_models.fill import FillSettings, fill, fit_background, write_twins
+from artseg_models.fill import FillSettings, fill, fit_background, fit_undisturbed_background, write_twins
 from artseg_models.images import read_image, write_image
 from artseg_models.labels import read_labels
 
@@ -178,3 +178,15 @@ def test_segment_writes_filled_pictures_beside(packages: dict[str, Path], sample
     np.testing.assert_array_equal(filled.pixels[~found], sample[~found])
     assert (filled.pixels[found] != sample[found]).mean() > 0.9
     assert tifffile.imread(tmp_path / "out" / "colour_filled.tif").shape == (*sample.shape, 3)
+
+
+def test_a_background_is_found_under_what_nobody_marked() -> None:
+    y, x = np.mgrid[:60, :80] / 60
+    background = 3 + 2 * y - x + 0.5 * x**2
+    disturbed = background + np.random.default_rng(0).normal(0, 0.02, background.shape)
+    disturbed[10:40, 20:52] -= 5  # a fifth of the image
+    found = fit_undisturbed_background(disturbed)
+    assert np.abs(found - background).max() < 0.05
+    assert np.array_equal(fit_undisturbed_background(np.full((20, 20), 7)), np.full((20, 20), 7.0))
+    with pytest.raises(ArtSegError, match="order"):
+        fit_undisturbed_background(disturbed, order=9)
