@@ -39,8 +39,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither read nor change what the user of this computer told artseg."""
+    """Neither read nor change what the user of this computer told artseg, nor fill the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("ARTSEG_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
         patch.delenv("ARTSEG_MAINTAINER", raising=False)
         yield
