@@ -374,16 +374,24 @@ def _verdicts(
     )
 
 
+_CERTAIN, _SHOWS = 0.99, 0.5
+"""Probability of an image from which on the classifier is certain, and of a pixel from which on an artifact shows."""
+
+
 def _image_f1(validation: Split, verdicts: NDArray[np.bool_]) -> float:
     return count_agreement(validation.artifact, verdicts).f1
 
 
 def _sample(validation: Split, found: list[Found], settings: RunSettings) -> BrightfieldImage:
-    """Read the artifact image of the validation split that is the surest: it shows the model at work."""
+    """Read the artifact image of the validation split that is the surest, short of certain: it shows the model at work.
+
+    Where the classifier is certain, its output is 0 and 1 whatever the weights, which would test no package.
+    """
     sure = np.array(
         [one.map.mean() if one.image_probability is None else one.image_probability for one in found], dtype=np.float64
     )
-    surest = int(np.argmax(np.where(validation.artifact, sure, -1.0)))
+    shows = validation.artifact & (sure <= _CERTAIN) & np.array([one.map.max() >= _SHOWS for one in found])
+    surest = int(np.argmax(np.where(shows if shows.any() else validation.artifact, sure, -1.0)))
     path = validation.images.items[surest].path
     return read_image(path, plane=settings.plane, pixel_size_um=settings.pixel_size_um)
 
