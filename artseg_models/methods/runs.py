@@ -268,7 +268,8 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
     measured: dict[str, float] = {"image_f1": _image_f1(validation, verdicts)}
     if fitted.pseudo_labels is not None:
-        predicted = [map_ >= chosen.cutoff for map_ in maps]
+        passed = gate_open if gate_threshold is not None else np.ones_like(gate_open)
+        predicted = [(map_ >= chosen.cutoff) & passes for map_, passes in zip(maps, passed, strict=True)]
         measured["pseudo_label_iou"] = pooled_iou(fitted.pseudo_labels, predicted)
     write_json(
         run / "result.json",

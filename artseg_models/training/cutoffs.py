@@ -53,8 +53,9 @@ def choose_by_labels(
 ) -> Cutoffs:
     """Choose without any mask.
 
-    The cutoff is the one that agrees best with the pseudo-labels; the smallest artifact is the smallest size at which
-    "an object survives" agrees best with the image labels.
+    The cutoff is the one at which what is found in the images that the classifier lets pass agrees best with the
+    pseudo-labels; the smallest artifact is the smallest size at which "an object survives" agrees best with the image
+    labels.
 
     Parameters
     ----------
@@ -72,7 +73,14 @@ def choose_by_labels(
     Cutoffs
     """
     if cutoff is None:
-        cutoff = max(CUTOFFS, key=lambda value: pooled_iou(pseudo_labels, [map_ >= value for map_ in probabilities]))
+
+        def agreement(value: float) -> float:
+            # what is found in an image that the classifier does not let pass is dropped
+            return pooled_iou(
+                pseudo_labels, [(map_ >= value) & passes for map_, passes in zip(probabilities, gate_open, strict=True)]
+            )
+
+        cutoff = max(CUTOFFS, key=agreement)
     if smallest_artifact_px is None:
         largest = _largest_objects(probabilities, cutoff) * area_of_pixel
 

@@ -52,6 +52,18 @@ def test_a_closed_gate_hides_false_alarms_from_the_choice(maps, truth):
     assert chosen.smallest_artifact_px == 0
 
 
+def test_a_closed_gate_hides_false_alarms_from_the_choice_by_labels_too(maps, truth):
+    maps[1][20:40, 20:40] = 0.68  # in the clean image, surer than the artifact and larger
+    behind = choose_by_labels(maps, pseudo_labels=truth, artifact=LABELS, gate_open=LABELS, area_of_pixel=1)
+    assert 0.35 < behind.cutoff <= 0.65
+    assert (
+        choose_by_labels(
+            maps, pseudo_labels=[maps[0] > 0.3, truth[1]], artifact=LABELS, gate_open=LABELS, area_of_pixel=1
+        ).cutoff
+        < 0.35
+    )
+
+
 def test_given_values_are_kept(maps, truth):
     by_labels = choose_by_labels(
         maps,
