@@ -31,7 +31,7 @@ _NARROWEST = 0.05
 
 
 def image_features(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> dict[str, float]:
-    """Describe a field of view by up to 64 windows of 64 x 64 pixels, spread over it.
+    """Describe a field of view, a large one by 64 windows of 64 x 64 pixels spread over it.
 
     Parameters
     ----------
@@ -69,8 +69,11 @@ def windows(array: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     ndarray of shape (window, y, x)
-        Fewer where eight would overlap, smaller where a side is shorter. Same dtype.
+        The whole array as one window where it has no more pixels than these; fewer windows where eight would overlap.
+        Same dtype.
     """
+    if array.size <= (_WINDOW * _WINDOWS) ** 2:
+        return array[None]
     side_y, side_x = (min(side, _WINDOW) for side in array.shape)
     rows, columns = _starts(array.shape[0], side_y), _starts(array.shape[1], side_x)
     return np.stack([array[y : y + side_y, x : x + side_x] for y in rows for x in columns])
