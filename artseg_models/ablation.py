@@ -40,6 +40,8 @@ _INVENTED = {"synthesis": {"invented": 0.5}}
 _PASTING = {"synthesis": {"unet": 0.0}}
 _SELF = {"self_training": {"rounds": 1}}
 _COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier", "calibrate": False}
+_LABELS_ALONE = merged(_PASTING, _COUNTERFACTUALS)
+_LABELS_OF_CLASSIFIER = merged(_LABELS_ALONE, _NORMALITY)
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,9 @@ class Rung:
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
     Rung("quick", "quick: evidence at its cutoff", preset="quick"),
-    Rung(
-        "edges",
-        "+ drawn to edges",
-        settings=merged(merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY), _CONVINCING),
-    ),
-    Rung(
-        "convincing",
-        "+ parts that convince alone",
-        settings=merged(merged(_PASTING, _COUNTERFACTUALS), _NORMALITY),
-    ),
-    Rung("normality", "+ what no clean image shows", settings=merged(_PASTING, _COUNTERFACTUALS)),
+    Rung("edges", "+ drawn to edges", settings=merged(_LABELS_OF_CLASSIFIER, _CONVINCING)),
+    Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
+    Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_edges", "best without edges", settings=_EDGES),

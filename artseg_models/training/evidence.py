@@ -168,20 +168,20 @@ def pseudo_labels(
         if not split.artifact[index] and settings.clean_images == "empty":
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
+        image = split.images[index]
         file = run / "scorecam" / name / f"{index:06d}.npy"
         if not file.exists():
             passes = passes or passes_of(network, run, settings=settings, split=split, device=device)
-            image = split.images[index]
             found = evidence_of(network, image, settings=settings, levels=levels, passes=passes, device=device)
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
         if refinement is not None and refinement.edges == "contrast":
-            label = drawn_to_edges(split.images[index], evidence, refinement)
+            label = drawn_to_edges(image, evidence, refinement)
             if refinement.convincing:
                 label = convincing_parts(
                     network,
-                    split.images[index],
+                    image,
                     label,
                     share=refinement.convincing,
                     random=np.random.default_rng(index),
@@ -190,7 +190,7 @@ def pseudo_labels(
         else:
             label = pseudo_label(evidence, settings.cutoff)
         if refinement is not None and normality is not None:
-            label |= normality.artifacts(split.images[index], refinement)
+            label |= normality.artifacts(image, refinement)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
         labels.append(label)
     return labels
