@@ -58,8 +58,10 @@ def image_features(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = No
         finer, blurred = coarser, size
         if size >= 2 * step and kept[:, ::2, ::2].any():
             finer, kept, step = finer[:, ::2, ::2], kept[:, ::2, ::2], 2 * step
-    found["skewness"] = float(np.cbrt((image[counted] ** 3).mean()))
-    found["extreme_share"] = math.log10(float((np.abs(image[counted]) > 3).mean()) + 1e-4)
+    values = image[counted]
+    # numpy has a fast way for squares alone: a third power takes longer than all five sizes
+    found["skewness"] = float(np.cbrt((values * values * values).mean()))
+    found["extreme_share"] = math.log10(float((np.abs(values) > 3).mean()) + 1e-4)
     return found
 
 
