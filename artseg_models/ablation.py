@@ -269,6 +269,7 @@ def _stages_of(configuration: Mapping[str, Any]) -> dict[str, str]:
     if configuration["method"] != "scorecam-unet":
         return {}
     common = {name: configuration[name] for name in ("seed", "binning", "plane", "balance", "precision")}
+    common["kinds"] = configuration.get("kinds", False)  # other methods and older runs know none
     first = {**common, "classifier": configuration["classifier"]}
     twice = configuration["synthesis"]["classifier"] > 0
     stages = {"first_classifier" if twice else "classifier": first}

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_json, write_text
 from artseg_models.images import read_image, read_mask_image
+from artseg_models.kind_scores import KindField, KindFigures, kind_figures, score_kinds
 from artseg_models.labels import Label, LabelledImage, read_mask
 from artseg_models.metrics import (
     Counts,
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 RULE_GATE = "an image is artifact when the classifier's gate is open"
 RULE_OBJECTS = "an image is artifact when an object survives the cutoff and the smallest size"
+RULE_KINDS = "an image holds a kind when an object of this kind survives the cutoff and the smallest size"
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class ImageScore:
         Pixels and objects of the scored area against the true mask; None for an artifact image without a mask.
     seconds : float
         Prediction alone.
+    kinds : KindField or None
+        Kinds of artifact, found and true; None for a model that tells none.
     """
 
     item: LabelledImage
@@ -93,6 +97,7 @@ class ImageScore:
     area_fraction: float
     field: FieldScore | None
     seconds: float
+    kinds: KindField | None = None
 
     @property
     def pixels(self) -> Counts | None:
@@ -114,12 +119,15 @@ class Evaluation:
         How the verdict on an image came about.
     audit : Audit
         Model and settings.
+    kinds : tuple of str
+        Kinds of artifact that the model tells.
     """
 
     scores: tuple[ImageScore, ...]
     failed: tuple[tuple[LabelledImage, str], ...]
     rule: str
     audit: Audit
+    kinds: tuple[str, ...] = ()
 
     @property
     def images(self) -> Counts:
@@ -161,6 +169,10 @@ class Evaluation:
             found["pixels"] = reliability_of_levels(pooled_levels(fields))
         return found
 
+    def by_kind(self) -> KindFigures | None:
+        """Figures of each kind of artifact; None where the model tells none, or no image names one."""
+        return kind_figures([score.kinds for score in self.scores if score.kinds is not None], self.kinds)
+
     def figures(self) -> dict[str, Figure]:
         """Every pooled figure with its confidence interval over groups: images, pixels, objects."""
         truth = np.array([score.item.label == "artifact" for score in self.scores], dtype=np.bool_)
@@ -186,6 +198,7 @@ class Evaluation:
         labels = [score.item.label for score in self.scores]
         with_mask = [score for score in self.scores if score.pixels is not None and score.item.label == "artifact"]
         pixels = self.pixels
+        by_kind = self.by_kind()
         return {
             "images_scored": len(self.scores),
             "images_clean": labels.count("clean"),
@@ -207,6 +220,7 @@ class Evaluation:
             "seconds_per_image": defined(mean_defined(score.seconds for score in self.scores)),
             "failed": [{"image": str(item.path), "reason": reason} for item, reason in self.failed],
             "audit": vars(self.audit),
+            **({} if by_kind is None else {"kinds": _plain_kinds(by_kind)}),
         }
 
 
@@ -263,7 +277,7 @@ def evaluate(
         raise ArtSegError(f"None of the {len(items)} images could be scored; the first: {failed[0][1]}")
     audit = last.audit(predictor.model)
     rule = RULE_OBJECTS if last.gate_threshold is None else RULE_GATE
-    return Evaluation(scores=tuple(scores), failed=tuple(failed), rule=rule, audit=audit)
+    return Evaluation(scores=tuple(scores), failed=tuple(failed), rule=rule, audit=audit, kinds=last.kinds)
 
 
 def predict_item(
@@ -296,10 +310,10 @@ def read_ignore(path: Path) -> NDArray[np.bool_]:
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
-    """Write `evaluation.csv`, `evaluation.json`, and with masks `precision_recall.csv`.
+    """Write `evaluation.csv`, `evaluation.json`, with masks `precision_recall.csv`, and with kinds `kinds.csv`.
 
     The first has a line an image, failed ones too; the second the summary: figures with intervals, distributions; the
-    third precision, recall and IoU of pixels by cutoff.
+    third precision, recall and IoU of pixels by cutoff; the fourth a line a kind of artifact.
 
     Returns
     -------
@@ -308,7 +322,8 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
     """
     table, summary = out / "evaluation.csv", out / "evaluation.json"
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
+    columns = [*_COLUMNS, *(_COLUMNS_OF_KINDS if evaluation.kinds else ())]
+    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     for score in evaluation.scores:
         writer.writerow(_row(score, evaluation.audit))
@@ -319,6 +334,9 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> tuple[Path, Path]:
     curve = evaluation.curve
     if curve is not None:
         write_text(out / "precision_recall.csv", curve_table(curve, model=_identity_of(evaluation.audit)))
+    by_kind = evaluation.by_kind()
+    if by_kind is not None:
+        write_text(out / "kinds.csv", _kinds_table(by_kind, evaluation.audit))
     return table, summary
 
 
@@ -378,6 +396,7 @@ _COLUMNS: tuple[str, ...] = (
     "cutoff",
     "artseg_version",
 )
+_COLUMNS_OF_KINDS = ("kinds", "kinds_found")
 
 
 def _score(
@@ -397,7 +416,8 @@ def _score(
             f"{labels.shape}. Give a mask that was drawn for these images."
         )
     sizes = np.bincount(labels[scored], minlength=1)[1:]
-    objects = int(np.count_nonzero(sizes >= max(1, prediction.smallest_artifact_px)))
+    survived = sizes >= max(1, prediction.smallest_artifact_px)
+    objects = int(np.count_nonzero(survived))
     by_objects: Label = "artifact" if objects else "clean"
     by_gate: Label = "artifact" if prediction.gate_open else "clean"
     known = item.label == "clean" or item.mask is not None
@@ -418,6 +438,7 @@ def _score(
         if known
         else None,
         seconds=prediction.seconds,
+        kinds=score_kinds(item, prediction, survived=survived, scored=scored) if prediction.kinds else None,
     )
     return prediction, score
 
@@ -465,7 +486,72 @@ def _row(score: ImageScore, audit: Audit) -> dict[str, object]:
     if score.field is not None:
         row["average_object_iou"] = defined(mean_defined(score.field.overlaps))
         row["true_objects"] = score.field.overlaps.size
+    if score.kinds is not None:
+        row |= {"kinds": ";".join(score.item.kinds), "kinds_found": ";".join(score.kinds.found)}
     return row
+
+
+def _plain_kinds(found: KindFigures) -> dict[str, object]:
+    return {
+        "rule": RULE_KINDS,
+        "images_scored": found.images,
+        "images_left_out_without_named_kind": found.unnamed,
+        "images_artifact_with_masks_by_kind": found.drawn,
+        "kinds_unknown_to_the_model": list(found.unknown),
+        "by_kind": {
+            score.kind: {
+                "image": as_dict(score.images),
+                "image_f1": _plain(score.image_f1),
+                "classifier_average_precision": defined(score.average_precision),
+                "pixel_pooled": None if score.pixels is None else as_dict(score.pixels),
+            }
+            for score in found.scores
+        },
+        "average_over_kinds": {name: defined(value) for name, value in found.averages().items()},
+        "pixels_taken_for": {
+            kind: dict(zip((*(f"found as {one}" for one in found.kinds), "not found"), row.tolist(), strict=True))
+            for kind, row in zip(found.true_kinds, found.taken_for, strict=True)
+        }
+        if found.drawn
+        else None,
+    }
+
+
+def _kinds_table(found: KindFigures, audit: Audit) -> str:
+    """Write a line a kind as CSV; kinds that the model does not tell have their pixels alone."""
+    columns = (*(f"pixels_found_as_{kind}" for kind in found.kinds), "pixels_not_found")
+    rows: dict[str, dict[str, object]] = {kind: {"kind": kind} for kind in found.true_kinds}
+    for score in found.scores:
+        for prefix, counts in (("image", score.images), ("pixel", score.pixels)):
+            if counts is not None:
+                rows[score.kind] |= {f"{prefix}_{name}": value for name, value in as_dict(counts).items()}
+        rows[score.kind] |= {
+            "image_f1_low": defined(score.image_f1.low),
+            "image_f1_high": defined(score.image_f1.high),
+            "classifier_average_precision": defined(score.average_precision),
+        }
+    if found.drawn:
+        for kind, row in zip(found.true_kinds, found.taken_for.tolist(), strict=True):
+            rows[kind] |= dict(zip(columns, row, strict=True))
+    counted = tuple(as_dict(Counts()))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        text,
+        [
+            "kind",
+            *(f"image_{name}" for name in counted),
+            "image_f1_low",
+            "image_f1_high",
+            "classifier_average_precision",
+            *(f"pixel_{name}" for name in counted),
+            *columns,
+            *_identity_of(audit),
+        ],
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    writer.writerows(row | _identity_of(audit) for row in rows.values())
+    return text.getvalue()
 
 
 def _plain(values: Figure | Distribution) -> dict[str, float | int | None]:

@@ -305,7 +305,7 @@ def write_twins(
         mask = read_mask(item, shape=(grey.shape[0], grey.shape[1]))
         twin = out / "images" / names[made]
         fill_file(item.path, mask, twin, settings=replace(chosen, seed=chosen.seed + made), plane=plane)
-        images.append(replace(item, path=twin, label="clean", mask=None))
+        images.append(replace(item, path=twin, label="clean", mask=None, kinds=(), kind_masks={}))
         made += 1
     write_labels(out / "labels.csv", images)
     return out / "labels.csv", made

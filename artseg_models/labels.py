@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -42,6 +42,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 _COLUMNS = ("image", "label", "split", "group", "mask")
 _POLARITY_COLUMN = "mask_polarity"
+_KINDS_COLUMN = "kinds"
+_KIND_COLUMN = "kind"
+"""Of tables that `artseg label` keeps: one kind an image."""
+_KIND_MASKS_COLUMN = "kind_masks"
+_NOT_IN_KINDS = ";=,"
+"""These part names and files in tables and commands."""
 _SIMULATED = "SIMULATED.txt"
 _MASKS_LOOKED_AT = 64
 """Enough masks to tell the polarity of a data set, few enough to be quick."""
@@ -96,6 +102,10 @@ class LabelledImage:
         Images of one group are near-duplicates and stay in one split; an image alone has its own name here.
     mask : MaskSource or None
         For scoring and for the strongly supervised baseline; None for clean images.
+    kinds : tuple of str
+        Kinds of artifact that it holds, sorted, each once; empty where nobody named any, and for clean images.
+    kind_masks : mapping of str to MaskSource
+        Where the pixels of a kind come from, for those of `kinds` that have a mask of their own.
     """
 
     path: Path
@@ -103,6 +113,17 @@ class LabelledImage:
     split: Split | None
     group: str
     mask: MaskSource | None
+    kinds: tuple[str, ...] = ()
+    # a dictionary has no hash
+    kind_masks: Mapping[str, MaskSource] = field(default_factory=dict[str, MaskSource], hash=False)
+
+    @property
+    def kinds_drawn(self) -> bool:
+        """Whether `read_kind_mask` knows the pixels of every kind that the image holds."""
+        if self.label == "clean":
+            return True
+        one_alone = len(self.kinds) == 1 and self.mask is not None
+        return bool(self.kinds) and (one_alone or all(kind in self.kind_masks for kind in self.kinds))
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,12 @@ class LabelReport:
         How many images are labelled unsure; they take no part in anything.
     masks : int
         How many artifact images have a mask.
+    kinds : Counter
+        Kind of artifact to the number of images that name it; empty where no image names any.
+    without_kind : int
+        How many artifact images name no kind.
+    kind_masks : int
+        How many artifact images have a mask for each of the kinds that they name.
     sizes : Counter
         (width, height) in pixels to the number of readable images.
     bit_depths : Counter
@@ -155,6 +182,9 @@ class LabelReport:
     counts: dict[tuple[Split | None, Label], int] = field(default_factory=dict[tuple[Split | None, Label], int])
     unsure: int = 0
     masks: int = 0
+    kinds: Counter[str] = field(default_factory=Counter[str])
+    without_kind: int = 0
+    kind_masks: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     bit_depths: Counter[int] = field(default_factory=Counter[int])
     pixel_sizes_um: Counter[float | None] = field(default_factory=Counter[float | None])
@@ -190,8 +220,9 @@ def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelS
     Parameters
     ----------
     source : Path
-        A CSV file with the columns image and label, and if wanted split, group and mask (paths relative to the file;
-        images labelled unsure are left out, further columns are not read);
+        A CSV file with the columns image and label, and if wanted split, group, mask, kinds (such as `dust;fibre`; or
+        kind, with one) and kind_masks (`dust=FILE;fibre=FILE`). Paths are relative to the file; images labelled unsure
+        are left out, further columns are not read;
         a folder that holds `labels.csv`; a folder with `clean/` and `artifact/`; or a folder with `train/`,
         `validation/` and `test/` of which each has them (the layout of ArtSeg-CHO-M4R). `artifact/` may hold the
         images in `x/` and the masks of the same names in `y/`, or the JSON of the VGG Image Annotator.
@@ -223,6 +254,11 @@ def read_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelS
     if found.unsure:
         logger.info("%d images are labelled unsure and left out", found.unsure)
     return LabelSet(images=tuple(found.images), source=source)
+
+
+def kinds_of(images: Iterable[LabelledImage]) -> tuple[str, ...]:
+    """Give the kinds of artifact that images name, sorted, each once."""
+    return tuple(sorted({kind for image in images for kind in image.kinds}))
 
 
 def require_both_classes(labels: LabelSet, *, split: Split | None = None) -> None:
@@ -363,15 +399,57 @@ def read_mask(item: LabelledImage, *, shape: tuple[int, int]) -> NDArray[np.bool
         return np.zeros(shape, dtype=np.bool_)
     if item.mask is None:
         raise ArtSegError(f"{item.path} is labelled artifact and has no mask; scoring pixels needs one.")
-    if item.mask.polygons:
-        return _draw(item.mask.path, item.path, shape)
-    mask = _high(read_mask_image(item.mask.path))
+    return _read(item.mask, item.path, shape)
+
+
+def read_kind_mask(item: LabelledImage, kind: str, *, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Read where the artifacts of one kind are in an image.
+
+    Masks of several kinds may share pixels, where artifacts overlap.
+
+    Parameters
+    ----------
+    item : LabelledImage
+        The image. One that does not name the kind has no pixels of it; where it names this kind alone and has no mask
+        of the kind, its artifact mask holds.
+    kind : str
+        The kind's name.
+    shape : tuple of int
+        (y, x) of the image.
+
+    Returns
+    -------
+    ndarray of bool of shape (y, x)
+        True = artifact of this kind.
+
+    Raises
+    ------
+    ArtSegError
+        It is not known where the kind's artifacts are: the image names no kind, or this one without a mask; or the
+        mask cannot be used, as for `read_mask`.
+    """
+    if item.label == "clean" or (item.kinds and kind not in item.kinds):
+        return np.zeros(shape, dtype=np.bool_)
+    if kind in item.kind_masks:
+        return _read(item.kind_masks[kind], item.path, shape)
+    if item.kinds == (kind,) and item.mask is not None:
+        return _read(item.mask, item.path, shape)
+    raise ArtSegError(
+        f"{item.path} is labelled artifact, names {' and '.join(item.kinds) or 'no kind'}, and has no mask of {kind}. "
+        f"Add {kind}=FILE to its column {_KIND_MASKS_COLUMN}, and the kind to its column {_KINDS_COLUMN}."
+    )
+
+
+def _read(source: MaskSource, image: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if source.polygons:
+        return _draw(source.path, image, shape)
+    mask = _high(read_mask_image(source.path))
     if mask.shape != shape:
         raise ArtSegError(
-            f"The mask {item.mask.path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {item.path} has "
+            f"The mask {source.path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image} has "
             f"{shape[1]} x {shape[0]}. Mask and image must have the same size."
         )
-    return mask if item.mask.artifact_high else ~mask
+    return mask if source.artifact_high else ~mask
 
 
 def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> LabelReport:
@@ -399,6 +477,7 @@ def check_labels(source: Path, *, mask_polarity: MaskPolarity = "auto") -> Label
     report.errors += [*found.problems, *found.missing]
     report.warnings += found.warnings
     report.counts = dict(Counter((image.split, image.label) for image in found.images))
+    _count_kinds(found.images, report)
     same: dict[str, list[LabelledImage]] = defaultdict(list)
     hashes: list[tuple[LabelledImage, NDArray[np.bool_]]] = []
     for image in track(found.images, "Reading images and masks", len(found.images)):
@@ -434,15 +513,21 @@ def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:
     path : Path
         The CSV file.
     images : sequence of LabelledImage
-        In the order to be written. Where masks have low values for artifacts, a column `mask_polarity` says so.
+        In the order to be written. Where masks have low values for artifacts, a column `mask_polarity` says so; where
+        an image names kinds of artifact, or has masks of them, so do the columns `kinds` and `kind_masks`.
 
     Raises
     ------
     ArtSegError
-        The file cannot be written.
+        The file cannot be written, a kind's name or file holds what parts them in the table, or high values mean
+        artifact in one mask of an image and not in another.
     """
     columns: list[str] = list(_COLUMNS)
-    if any(image.mask is not None and not image.mask.artifact_high for image in images):
+    if any(image.kinds for image in images):
+        columns.append(_KINDS_COLUMN)
+    if any(image.kind_masks for image in images):
+        columns.append(_KIND_MASKS_COLUMN)
+    if any(not mask.artifact_high for image in images for mask in _masks(image)):
         columns.append(_POLARITY_COLUMN)
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
@@ -455,12 +540,57 @@ def write_labels(path: Path, images: Sequence[LabelledImage]) -> None:
                 "split": image.split or "",
                 "group": image.group,
                 "mask": relative_name(image.mask.path, path.parent) if image.mask else "",
-                _POLARITY_COLUMN: ""
-                if image.mask is None
-                else f"artifact-{'high' if image.mask.artifact_high else 'low'}",
+                _KINDS_COLUMN: _written_kinds(image.kinds),
+                _KIND_MASKS_COLUMN: _written_kind_masks(image, path.parent),
+                _POLARITY_COLUMN: _written_polarity(image),
             }
         )
     write_text(path, text.getvalue())
+
+
+def _masks(image: LabelledImage) -> list[MaskSource]:
+    return [*([] if image.mask is None else [image.mask]), *image.kind_masks.values()]
+
+
+def _written_kinds(kinds: Sequence[str]) -> str:
+    wrong = [problem for kind in kinds if (problem := problem_of_kind(kind))]
+    if wrong:
+        raise ArtSegError(f"Expected kinds of artifact that a table can name, but {wrong[0]}")
+    return ";".join(kinds)
+
+
+def _written_kind_masks(image: LabelledImage, folder: Path) -> str:
+    files = {kind: relative_name(mask.path, folder) for kind, mask in image.kind_masks.items()}
+    for kind, name in files.items():
+        if ";" in name:
+            raise ArtSegError(
+                f"Expected a path without semicolon for the mask of {kind} of {image.path}, since it parts masks in "
+                f"the table, got {name}. Rename the file or the folder."
+            )
+    return ";".join(f"{kind}={name}" for kind, name in files.items())
+
+
+def _written_polarity(image: LabelledImage) -> str:
+    high = {mask.artifact_high for mask in _masks(image)}
+    if len(high) > 1:
+        raise ArtSegError(
+            f"Expected one meaning of high values in all masks of {image.path}, but they mean artifact in some and not "
+            "in others, which a table cannot say. Invert some of them."
+        )
+    return "" if not high else f"artifact-{'high' if high.pop() else 'low'}"
+
+
+def problem_of_kind(name: str) -> str:
+    """Say what is wrong with the name of a kind; nothing where it can be used."""
+    if not name:
+        return "a kind of artifact has an empty name. Write names parted by semicolons, such as dust;fibre."
+    held = [sign for sign in _NOT_IN_KINDS if sign in name]
+    if held:
+        return (
+            f"the kind of artifact '{name}' has {' and '.join(held)} in its name, which parts names and files. "
+            "Write names without it, parted by semicolons, such as dust;fibre."
+        )
+    return ""
 
 
 def relative_name(path: Path, folder: Path) -> str:
@@ -591,6 +721,19 @@ def _take_row(
         if not mask.path.is_file():
             found.missing.append(f"{line}: there is no mask {values['mask']}.")
             return
+    if label == "clean" and any(values.get(name) for name in (_KINDS_COLUMN, _KIND_COLUMN, _KIND_MASKS_COLUMN)):
+        found.warnings.append(f"{line}: the kinds of artifact of a clean image are not used.")
+        kinds, kind_masks = (), dict[str, MaskSource]()
+    else:
+        high = (known if polarity == "auto" else polarity) != "artifact-low"
+        kinds, kind_masks, problem = _row_kinds(values, folder, artifact_high=high)
+        if problem:
+            found.problems.append(f"{line}: {problem}")
+            return
+    absent = [str(source.path) for source in kind_masks.values() if not source.path.is_file()]
+    if absent:
+        found.missing.append(f"{line}: there is no mask {absent[0]}.")
+        return
     found.images.append(
         LabelledImage(
             path=path,
@@ -598,8 +741,39 @@ def _take_row(
             split=split if split else None,
             group=values.get("group") or values["image"],
             mask=mask,
+            kinds=kinds,
+            kind_masks=kind_masks,
         )
     )
+
+
+def _row_kinds(
+    values: Mapping[str, str], folder: Path, *, artifact_high: bool
+) -> tuple[tuple[str, ...], dict[str, MaskSource], str]:
+    """Give the kinds that a row names, their masks, and what is wrong with them, which is empty where nothing is."""
+    listed, alone, files = (values.get(name, "") for name in (_KINDS_COLUMN, _KIND_COLUMN, _KIND_MASKS_COLUMN))
+    named = [name.strip() for name in listed.split(";")] if listed else []
+    named += [alone] if alone else []
+    masks: dict[str, MaskSource] = {}
+    for part in files.split(";") if files else []:
+        kind, parted, name = (text.strip() for text in part.partition("="))
+        if not parted or not name:
+            return (), {}, f"{_KIND_MASKS_COLUMN} must be like dust=FILE;fibre=FILE, not '{files}'."
+        if kind in masks:
+            return (), {}, f"{_KIND_MASKS_COLUMN} names {kind} twice."
+        masks[kind] = MaskSource(_resolve(folder, name), artifact_high=artifact_high)
+    for kind in (*named, *masks):
+        problem = problem_of_kind(kind)
+        if problem:
+            return (), {}, problem
+    unknown = [kind for kind in masks if named and kind not in named]
+    if unknown:
+        problem = (
+            f"{_KIND_MASKS_COLUMN} names {unknown[0]}, which is not among the kinds of the image: {', '.join(named)}. "
+            f"Add it to the column {_KINDS_COLUMN}, or take its mask out."
+        )
+        return (), {}, problem
+    return tuple(sorted({*named, *masks})), masks, ""
 
 
 def _resolve(folder: Path, name: str) -> Path:
@@ -849,6 +1023,12 @@ def _check_image(
     digest.update(opened.pixels.tobytes())
     same[digest.hexdigest()].append(image)
     hashes.append((image, perceptual_hash(opened.pixels)))
+    for kind in image.kind_masks:
+        try:
+            if not read_kind_mask(image, kind, shape=(height, width)).any():
+                report.warnings.append(f"{image.path} names the kind {kind} and its mask of it is empty.")
+        except ArtSegError as error:
+            report.errors.append(str(error))
     if image.mask is None:
         return
     report.masks += 1
@@ -864,6 +1044,23 @@ def _check_image(
         report.warnings.append(
             f"the mask of {image.path} covers {covered:.0%} of it; is its polarity right (--mask-polarity)?"
         )
+
+
+def _count_kinds(images: Sequence[LabelledImage], report: LabelReport) -> None:
+    report.kinds = Counter(kind for image in images for kind in image.kinds)
+    if not report.kinds:
+        return
+    artifact = [image for image in images if image.label == "artifact"]
+    report.without_kind = sum(not image.kinds for image in artifact)
+    report.kind_masks = sum(image.kinds_drawn for image in artifact)
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for kind in sorted(report.kinds):
+        spellings[kind.casefold()].append(kind)
+    report.warnings += [
+        f"{' and '.join(alike)} count as different kinds of artifact; write them alike if they are one."
+        for alike in spellings.values()
+        if len(alike) > 1
+    ]
 
 
 def _check_duplicates(same: Mapping[str, Sequence[LabelledImage]], report: LabelReport) -> None:

@@ -4,6 +4,7 @@
 # scikit-image leaves the types of regions and contours open.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours, points_in_poly, regionprops
 
 
-def to_geojson(labels: NDArray[np.int32], *, properties: dict[str, str | float]) -> dict[str, Any]:
+def to_geojson(
+    labels: NDArray[np.int32], *, properties: dict[str, str | float], classes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Describe labelled objects as a GeoJSON FeatureCollection.
 
     Parameters
@@ -20,6 +23,8 @@ def to_geojson(labels: NDArray[np.int32], *, properties: dict[str, str | float])
         (y, x) int32, objects 1..N.
     properties : dict
         Written into every feature beside its label and area in pixels.
+    classes : sequence of str
+        N names: QuPath's classification of each object; empty: "Artifact" for all.
 
     Returns
     -------
@@ -48,7 +53,7 @@ def to_geojson(labels: NDArray[np.int32], *, properties: dict[str, str | float])
                 },
                 "properties": {
                     "objectType": "annotation",
-                    "classification": {"name": "Artifact"},
+                    "classification": {"name": classes[region.label - 1] if classes else "Artifact"},
                     "label": int(region.label),
                     "area_px": int(region.area),
                     **properties,

@@ -144,6 +144,14 @@ class Prediction:
         Time taken, without reading the image.
     note : str or None
         What had to be done otherwise because memory did not suffice; None where nothing had.
+    kinds : tuple of str
+        Names of the kinds of artifact that the model tells apart; empty where it tells none.
+    object_kinds : ndarray
+        (count,) uint8: the kind of each object, as its place in `kinds` counted from 1; (0,) where the model tells
+        none.
+    image_kinds : mapping of str to float
+        The classifier's probability, 0..1, that the image holds an artifact of each kind; empty where the model tells
+        none.
     """
 
     probability: NDArray[np.float32]
@@ -159,6 +167,9 @@ class Prediction:
     tiles: int
     seconds: float
     note: str | None = None
+    kinds: tuple[str, ...] = ()
+    object_kinds: NDArray[np.uint8] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    image_kinds: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -169,6 +180,18 @@ class Prediction:
     def count(self) -> int:
         """Number of artifact objects."""
         return int(self.labels.max(initial=0))
+
+    @property
+    def kind_counts(self) -> dict[str, int]:
+        """Number of artifact objects of each kind that the model tells apart, 0 where none was found."""
+        return {
+            kind: int(np.count_nonzero(self.object_kinds == number)) for number, kind in enumerate(self.kinds, start=1)
+        }
+
+    @property
+    def kind_map(self) -> NDArray[np.uint8]:
+        """(y, x) uint8: on artifacts the place of their kind in `kinds`, counted from 1; 0 elsewhere."""
+        return np.concatenate([np.zeros(1, np.uint8), self.object_kinds])[self.labels]
 
     @property
     def usable_area_px(self) -> int:
@@ -233,6 +256,16 @@ def artifact_objects(
     return renumbered[objects]
 
 
+def _kinds_of_objects(labels: NDArray[np.int32], kind_probability: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """Give each object (N,) the kind, counted from 1, whose probability is the highest on average over its pixels."""
+    if kind_probability is None:
+        return np.zeros(0, np.uint8)
+    inside = np.flatnonzero(labels)
+    of = labels.ravel()[inside]
+    sums = [np.bincount(of, weights=one.ravel()[inside])[1:] for one in kind_probability]
+    return (np.argmax(sums, axis=0) + 1).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class ImageMap:
     """What a model gives for one image, before any cutoff.
@@ -243,6 +276,10 @@ class ImageMap:
         (y, x) float32, 0..1, the size of the image.
     image_probability : float or None
         Probability that the image holds an artifact; None for a model without classifier.
+    kind_probability : ndarray or None
+        (kind, y, x) float32, 0..1, for a model that tells kinds of artifact apart.
+    image_kinds : sequence of float
+        Probability that the image holds an artifact of each kind.
     tiles : int
         In how many pieces the image was predicted.
     device, engine : str or None
@@ -253,6 +290,8 @@ class ImageMap:
 
     probability: NDArray[np.float32]
     image_probability: float | None
+    kind_probability: NDArray[np.float32] | None = None
+    image_kinds: Sequence[float] = ()
     tiles: int = 1
     device: str | None = None
     engine: str | None = None
@@ -288,6 +327,11 @@ class ImagePredictor(ABC):
     def target(self) -> str:
         """What the map shows: artifacts, unless a package says otherwise."""
         return "artifacts"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of artifact that the model tells apart, in the order of its channels."""
+        return ()
 
     @property
     def image_features(self) -> Mapping[str, tuple[float, float]]:
@@ -381,6 +425,9 @@ class ImagePredictor(ABC):
             tiles=found.tiles,
             seconds=time.perf_counter() - started,
             note=found.note,
+            kinds=self.kinds,
+            object_kinds=_kinds_of_objects(labels, found.kind_probability),
+            image_kinds=dict(zip(self.kinds, found.image_kinds, strict=False)),  # a model may have no classifier
         )
 
     def _smallest(self, pixel_size_um: float | None) -> int:
@@ -449,6 +496,11 @@ class Predictor(ImagePredictor):
         return self.package
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """As the package states."""
+        return self.package.kinds
+
+    @property
     def image_features(self) -> Mapping[str, tuple[float, float]]:
         """As the package states."""
         return self.package.image_features
@@ -483,9 +535,11 @@ class Predictor(ImagePredictor):
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
     ) -> ImageMap:
         image = self.package.preprocess(pixels, valid)
-        image_probability = float(self._classify(image[None, None])[0, 1]) if self._classify else None
         found = self._probability(image, source, cpu_allowed)
-        return dataclasses.replace(found, image_probability=image_probability)
+        if self._classify is None:
+            return found
+        answers = self._classify(image[None, None])[0].tolist()
+        return dataclasses.replace(found, image_probability=answers[1], image_kinds=answers[2:])
 
     def _probability(self, image: NDArray[np.float32], source: str, cpu_allowed: bool) -> ImageMap:
         """Run the network on a preprocessed image (y, x) in the largest pieces that fit into memory."""
@@ -494,11 +548,17 @@ class Predictor(ImagePredictor):
             piece = "whole" if tile_px is None else f"in tiles of {tile_px} x {tile_px} binned pixels"
             try:
                 if tile_px is None:
-                    probability, count = self._whole(image, source), 1
+                    maps, count = self._whole(image, source), 1
                 else:
-                    probability, count = self._tiled(image, source, tile_px)
+                    maps, count = self._tiled(image, source, tile_px)
                 return ImageMap(
-                    probability, None, count, self.device, self.engine, _told(too_large, self.device, piece)
+                    probability=maps[0],
+                    image_probability=None,
+                    kind_probability=maps[1:] if self.kinds else None,
+                    tiles=count,
+                    device=self.device,
+                    engine=self.engine,
+                    note=_told(too_large, self.device, piece),
                 )
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -544,7 +604,7 @@ class Predictor(ImagePredictor):
         rows, columns = (_grid(length, self.package.binning) for length in image.shape)
         padded = image[np.ix_(rows, columns)]
         top, left = int(np.argmax(rows == 0)), int(np.argmax(columns == 0))
-        probability = np.zeros(padded.shape, np.float32)
+        maps = np.zeros((1 + len(self.kinds), *padded.shape), np.float32)
         count = 0
         tile = _up(tile_px * self.package.binning, self._unit)
         for y in range(0, padded.shape[0], tile):
@@ -552,12 +612,12 @@ class Predictor(ImagePredictor):
                 around_y, kept_y = _window(y, tile, self._halo, padded.shape[0])
                 around_x, kept_x = _window(x, tile, self._halo, padded.shape[1])
                 found = self._whole(padded[around_y, around_x], source)
-                probability[y : y + tile, x : x + tile] = found[kept_y, kept_x]
+                maps[:, y : y + tile, x : x + tile] = found[:, kept_y, kept_x]
                 count += 1
-        return probability[top : top + image.shape[0], left : left + image.shape[1]], count
+        return maps[:, top : top + image.shape[0], left : left + image.shape[1]], count
 
     def _whole(self, image: NDArray[np.float32], source: str) -> NDArray[np.float32]:
-        """Predict (y, x) in one piece, padded by reflection where the model asks for other sizes."""
+        """Predict (1 + kinds, y, x) in one piece, padded by reflection where the model asks for other sizes."""
         package = self.package
         wanted = package.fitting_shape((image.shape[0], image.shape[1]))
         missing = [size - there for size, there in zip(wanted, image.shape, strict=True)]
@@ -568,16 +628,17 @@ class Predictor(ImagePredictor):
                 "without a fixed size."
             )
         padded = np.pad(image, [(0, pixels) for pixels in missing], mode="reflect")
-        output = package.output_map(self._segment(package.network_input(padded)))
-        probability = package.postprocess(output)[: image.shape[0], : image.shape[1]]
-        lowest, highest = float(probability.min()), float(probability.max())
+        outputs = package.output_maps(self._segment(package.network_input(padded)))
+        one_by_one = [package.postprocess(output)[: image.shape[0], : image.shape[1]] for output in outputs]
+        maps = one_by_one[0][None] if len(one_by_one) == 1 else np.stack(one_by_one)
+        lowest, highest = float(maps.min()), float(maps.max())
         if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # also where it is not a number
             raise ArtSegError(
                 f"The model {package.id} gives values from {lowest:.3g} to {highest:.3g} for {source}; expected "
                 "probabilities or a mask, from 0 to 1. Logits need a sigmoid in the package's postprocessing: ask its "
                 "author, or use another package."
             )
-        return probability
+        return maps
 
 
 def _not_runnable(package: Package) -> ArtSegError:

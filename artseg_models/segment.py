@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,22 @@ logger = logging.getLogger(__name__)
 
 #: orange outline on a grey image: told apart by colour-blind readers and in print
 _OUTLINE = (255, 140, 0)
+#: Outlines of kinds of artifact in the order of the model, again from the first for more than seven: told apart by
+#: colour-blind readers (Okabe and Ito, 2008), without their black, which does not show on a dark image. The same stand
+#: in `plugins/segmentartifacts.py`.
+KIND_COLOURS: tuple[tuple[int, int, int], ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 _CAPTION_PX = 12
+_CAPTION_LINE_PX = round(1.35 * _CAPTION_PX)
+#: between the caption and the borders of its strip
+_CAPTION_LEFT_PX, _CAPTION_TOP_PX = 4, 3
 
 COLUMNS: tuple[str, ...] = (
     "image",
@@ -59,6 +75,8 @@ COLUMNS: tuple[str, ...] = (
     "seconds",
     "error",
 )
+#: for models that tell kinds of artifact apart, behind the number of artifacts
+KIND_COLUMNS: tuple[str, ...] = ("kinds", "kind_probabilities")
 #: what the files of a map's objects are called and hold where the model finds something else than artifacts
 ARTIFACTS = "artifacts"
 
@@ -126,7 +144,8 @@ def segment_images(
     out : Path
         Gets ``NAME_artifacts.tif`` (uint8, 255 = artifact) and ``NAME_probability.tif`` (float32, 0..1) for each image,
         and ``segmentation.csv``. A package of nuclei or cells gives ``NAME_nuclei.tif`` or ``NAME_cells.tif`` instead,
-        a label map (uint16, 0 = background).
+        a label map (uint16, 0 = background). A model that tells kinds of artifact apart gives ``NAME_kinds.tif``, too
+        (uint8: on artifacts the place of their kind among the names in the file's metadata, counted from 1).
     cutoff, smallest_artifact_px, gate, gate_threshold
         As in `Predictor.predict`.
     smallest_artifact_um2 : float, optional
@@ -136,7 +155,8 @@ def segment_images(
     pixel_size_um : float, optional
         Side of a pixel, instead of what the files say.
     overlay : bool
-        Also write ``NAME_overlay.png``, the image with the artifacts outlined, and below it which model drew them.
+        Also write ``NAME_overlay.png``, the image with the artifacts outlined, each kind in a colour of its own, and
+        below it which model drew them.
     geojson : bool
         Also write ``NAME_artifacts.geojson``, the outlines for QuPath and others.
     filled : FillSettings, optional
@@ -218,7 +238,7 @@ def segment_images(
         if unnoted is not None:
             note(*unnoted)
     table = io.StringIO()
-    lines = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+    lines = csv.DictWriter(table, _columns(predictor.kinds), restval="", lineterminator="\n")
     lines.writeheader()
     lines.writerows(rows)
     try:
@@ -228,6 +248,13 @@ def segment_images(
             f"{error} Before that, {len(failed)} of {len(images)} images could not be segmented."
         ) from error
     return Segmented(out / "segmentation.csv", len(images) - len(failed), tuple(failed), tuple(unlike))
+
+
+def _columns(kinds: Sequence[str]) -> tuple[str, ...]:
+    if not kinds:
+        return COLUMNS
+    behind = COLUMNS.index("artifact_count") + 1
+    return COLUMNS[:behind] + KIND_COLUMNS + COLUMNS[behind:]
 
 
 def _raise(error: ArtSegError) -> dict[str, object]:
@@ -267,12 +294,20 @@ def _row(image: BrightfieldImage, found: Prediction, model: Model, target: str, 
         "area_fraction": f"{found.area_fraction:.6f}",
         "usable_area_px": found.usable_area_px,
         "artifact_count": found.count,
+        **(_kind_cells(found) if found.kinds else {}),
         "unlike": "" if math.isnan(distance) else f"{distance:.2f}",
         "smallest_artifact_um2": "" if size is None else f"{found.smallest_artifact_px * size**2:.2f}",
         "pixel_size_um": "" if size is None else f"{size:.6g}",
         "tiles": found.tiles,
         "seconds": f"{found.seconds:.3f}",
         **found.audit(model).fields(),
+    }
+
+
+def _kind_cells(found: Prediction) -> dict[str, object]:
+    return {
+        "kinds": ";".join(f"{kind}:{count}" for kind, count in found.kind_counts.items() if count),
+        "kind_probabilities": ";".join(f"{kind}:{probability:.4f}" for kind, probability in found.image_kinds.items()),
     }
 
 
@@ -295,12 +330,22 @@ def _write(
         f"_{target}.tif": lambda path: save_image(path, objects, audit=audit, pixel_size_um=size),
         "_probability.tif": lambda path: save_image(path, found.probability, audit=audit, pixel_size_um=size),
     }
+    if found.kinds:
+        named = audit | {"kinds": ";".join(found.kinds)}
+        writers["_kinds.tif"] = lambda path: save_image(path, found.kind_map, audit=named, pixel_size_um=size)
     if overlay:
-        drawn = captioned(outlined(image.pixels, found.mask), found.audit(model).line())
+        legend = dict(zip(found.kinds, itertools.cycle(KIND_COLOURS), strict=False))
+        marked = (
+            outlined(image.pixels, found.kind_map, colours=tuple(legend.values()))
+            if legend
+            else outlined(image.pixels, found.mask)
+        )
+        drawn = captioned(marked, found.audit(model).line(), legend=legend)
         writers["_overlay.png"] = lambda path: save_image(path, drawn, audit=audit)
     if geojson:
         # an image without artifact has no feature that could bear it
-        outlines = json.dumps({**to_geojson(found.labels, properties=audit), "artseg": audit})
+        classes = [found.kinds[number - 1] for number in cast("list[int]", found.object_kinds.tolist())]
+        outlines = json.dumps({**to_geojson(found.labels, properties=audit, classes=classes), "artseg": audit})
         writers[f"_{target}.geojson"] = lambda path: path.write_bytes(outlines.encode())
     if filled is not None:
         refuse_original(image.path, stem.with_name(stem.name + "_filled.tif"))
@@ -313,15 +358,22 @@ def _write(
             write(place)
 
 
-def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Draw the outline of a mask on an image.
+def outlined(
+    pixels: NDArray[Any],
+    mask: NDArray[np.bool_] | NDArray[np.uint8],
+    *,
+    colours: Sequence[tuple[int, int, int]] = (_OUTLINE,),
+) -> NDArray[np.uint8]:
+    """Draw the outline of a mask, or of several in one map, on an image.
 
     Parameters
     ----------
     pixels : ndarray
         (y, x), any dtype; stretched between its 0.5 and 99.5 percentiles.
     mask : ndarray
-        (y, x) bool.
+        (y, x) bool; or uint8, the place of the pixel's colour counted from 1, 0 where there is nothing to outline.
+    colours : sequence of (int, int, int)
+        RGB, 0..255, one a place.
 
     Returns
     -------
@@ -330,12 +382,15 @@ def outlined(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.uint8]
     """
     grey = (255 * stretch(pixels)).astype(np.uint8)
     picture = np.repeat(grey[..., None], 3, axis=2)
-    outline: NDArray[np.bool_] = np.asarray(find_boundaries(mask, mode="thick"), dtype=np.bool_)
-    picture[outline] = _OUTLINE
+    for place, colour in enumerate(colours, start=1):
+        outline: NDArray[np.bool_] = np.asarray(find_boundaries(mask == place, mode="thick"), dtype=np.bool_)
+        picture[outline] = colour
     return picture
 
 
-def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+def captioned(
+    picture: NDArray[np.uint8], text: str, *, legend: Mapping[str, tuple[int, int, int]] | None = None
+) -> NDArray[np.uint8]:
     """Put a caption below a picture, in as many lines as its width needs.
 
     Parameters
@@ -344,6 +399,8 @@ def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
         (y, x, 3) uint8, RGB.
     text : str
         The caption.
+    legend : mapping of str to (int, int, int), optional
+        Names and their colours in the picture (RGB, 0..255), to stand above the caption.
 
     Returns
     -------
@@ -353,11 +410,26 @@ def captioned(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     font = ImageFont.load_default(_CAPTION_PX)
     width = picture.shape[1]
     # of the widest digit, so that no line is cut off; a SHA-256 may be broken
-    per_line = max(8, int((width - 8) / font.getlength("0")))
+    digit = font.getlength("0")
+    per_line = max(8, int((width - 2 * _CAPTION_LEFT_PX) / digit))
     lines = textwrap.wrap(text, per_line)
-    height = round(1.35 * _CAPTION_PX)
-    strip = Image.new("RGB", (width, height * len(lines) + 6), "white")
+    keys: list[tuple[float, int, str, tuple[int, int, int] | None]] = []
+    x, rows = float(_CAPTION_LEFT_PX), 0
+    for name, colour in (legend or {}).items():
+        # a name that is wider than the picture goes on in the next line, beside no colour
+        for number, piece in enumerate(textwrap.wrap(name, max(4, per_line - 3))):
+            length = _CAPTION_LINE_PX + font.getlength(piece)
+            if not rows or x + length > width - _CAPTION_LEFT_PX:
+                x, rows = float(_CAPTION_LEFT_PX), rows + 1
+            keys.append((x, rows - 1, piece, None if number else colour))
+            x += length + digit
+    strip = Image.new("RGB", (width, _CAPTION_LINE_PX * (rows + len(lines)) + 2 * _CAPTION_TOP_PX), "white")
     drawing = ImageDraw.Draw(strip)
-    for index, line in enumerate(lines):
-        drawing.text((4, 3 + index * height), line, fill="black", font=font)
+    for x, row, piece, colour in keys:
+        top = _CAPTION_TOP_PX + row * _CAPTION_LINE_PX
+        if colour is not None:
+            drawing.rectangle((x, top + 2, x + _CAPTION_PX - 2, top + _CAPTION_PX), fill=colour, outline="black")
+        drawing.text((x + _CAPTION_LINE_PX, top), piece, fill="black", font=font)
+    for index, line in enumerate(lines, start=rows):
+        drawing.text((_CAPTION_LEFT_PX, _CAPTION_TOP_PX + index * _CAPTION_LINE_PX), line, fill="black", font=font)
     return np.vstack([picture, np.asarray(strip)])

@@ -7,7 +7,6 @@ place of the same image, so that neither blur nor noise betrays it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,10 +38,13 @@ class Cutout:
         artifact is as strong against the texture of another image as it was against that of its own.
     mask : ndarray
         (y, x) bool, the same shape: its pixels.
+    value : int
+        What stands on its pixels in pixel labels.
     """
 
     difference: Image
     mask: Mask
+    value: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ def painted_out(image: Image, mask: Mask, random: np.random.Generator, *, margin
     return (image + seam * (new - image)).astype(np.float32)
 
 
-def cutouts_of(image: Image, mask: Mask, *, smallest: int = 12, margin: int = 3) -> list[Cutout]:
+def cutouts_of(
+    image: Image, mask: Mask, *, smallest: int = 12, margin: int = 3, label: NDArray[np.int8] | None = None
+) -> list[Cutout]:
     """Lift every connected artifact of an image.
 
     Parameters
@@ -135,6 +139,8 @@ def cutouts_of(image: Image, mask: Mask, *, smallest: int = 12, margin: int = 3)
         Artifacts with fewer pixels are left out.
     margin : int
         Pixels around the mask that are lifted too.
+    label : ndarray, optional
+        (y, x) int8: pixel label out of which a cutout gets its value, that of most of its pixels; 1 by default.
 
     Returns
     -------
@@ -152,7 +158,8 @@ def cutouts_of(image: Image, mask: Mask, *, smallest: int = 12, margin: int = 3)
         whole = tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
         piece = objects[whole] == number
         if np.count_nonzero(piece) >= smallest:
-            found.append(Cutout(difference[whole].astype(np.float32), piece))
+            value = 1 if label is None else int(np.bincount(label[whole][piece]).argmax())
+            found.append(Cutout(difference[whole].astype(np.float32), piece, value))
     return found
 
 
@@ -168,7 +175,7 @@ def changed(cutout: Cutout, change: Change) -> Cutout:
     difference, mask = planes
     if change.blur:
         difference = _blurred(difference, change.blur)
-    return Cutout((difference * change.contrast).astype(np.float32), mask >= 0.5)
+    return Cutout((difference * change.contrast).astype(np.float32), mask >= 0.5, cutout.value)
 
 
 def pasted(image: Image, cutout: Cutout, middle: tuple[int, int], *, margin: int = 2) -> tuple[Image, Mask]:
@@ -227,12 +234,9 @@ def random_change(random: np.random.Generator) -> Change:
     )
 
 
-def with_artifact(
-    image: Image, cutouts: Sequence[Cutout], random: np.random.Generator, *, change: Change | None = None
-) -> tuple[Image, Mask]:
-    """Paste one of several artifacts at a random place, changed at random where no change is given."""
-    cutout = cutouts[int(random.integers(len(cutouts)))]
-    cutout = changed(cutout, random_change(random) if change is None else change)
+def with_artifact(image: Image, cutout: Cutout, random: np.random.Generator) -> tuple[Image, Mask]:
+    """Paste an artifact at a random place, changed at random."""
+    cutout = changed(cutout, random_change(random))
     rows, columns = map(int, image.shape)
     middle = (int(random.integers(rows)), int(random.integers(columns)))
     return pasted(image, cutout, middle)

@@ -35,6 +35,15 @@ What do I get as output?
 
 All of them have the size of the brightfield image, or of the image that they are to match.
 
+Kinds of artifact
+^^^^^^^^^^^^^^^^^
+
+A model that learned kinds of artifact by their names (dust, fibre, bubble) gives each artifact object one of them, as a
+number. *Show model* lists the kinds with their numbers. To keep artifacts of one kind, let **FilterObjects** filter the
+artifact objects by *Measurements* within *Limits*, with *ArtSeg_KindNumber* as the measurement and the kind's number as
+both minimum and maximum. **MaskImage** takes the objects that are left, with *Invert the mask?* set to *Yes*, to blank
+artifacts of this kind alone.
+
 Measurements made by this module
 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 
@@ -44,6 +53,8 @@ Measurements made by this module
 -  *ArtSeg_UsableArea:* number of pixels in the clean mask. Masking lowers counts: divide by it.
 -  *ArtSeg_Probability:* the classifier's probability that the image holds an artifact at all; NaN for a model without
    classifier.
+-  *ArtSeg_Kinds:* how many artifact objects of each kind there are, for instance *dust:3;fibre:1*; empty where there is
+   none, and for a model that tells no kinds apart.
 -  *ArtSeg_Flag* (optional): 1 if the image fails because the area fraction exceeds your limit, else 0.
 -  *ArtSeg_Cutoff, ArtSeg_SmallestArtifact, ArtSeg_GateThreshold:* the values that were used; the last one is NaN where
    no classifier was asked.
@@ -57,6 +68,8 @@ Measurements made by this module
 **Object measurements:**
 
 -  *ArtSeg_MeanProbability, ArtSeg_MaxProbability:* the model's probability within the artifact.
+-  *ArtSeg_KindNumber:* the number of the artifact's kind, from 1 in the order of *Show model*; 0 for a model that tells
+   no kinds apart.
 -  *Location_Center_X, Location_Center_Y:* centers of the artifacts.
 """  # noqa: D205, D400, D405, D407 - CellProfiler shows this as the module's help, in the form of its own modules
 
@@ -104,6 +117,7 @@ FEATURES = {
     "AreaFraction": COLTYPE_FLOAT,
     "UsableArea": COLTYPE_INTEGER,
     "Probability": COLTYPE_FLOAT,
+    "Kinds": COLTYPE_VARCHAR_FORMAT % 255,
     "Cutoff": COLTYPE_FLOAT,
     "SmallestArtifact": COLTYPE_INTEGER,
     "GateThreshold": COLTYPE_FLOAT,
@@ -120,7 +134,23 @@ FEATURES = {
 F_FLAG = "Flag"
 
 #: measurement of each artifact object: its column type
-OBJECT_FEATURES = {"MeanProbability": COLTYPE_FLOAT, "MaxProbability": COLTYPE_FLOAT}
+OBJECT_FEATURES = {
+    "MeanProbability": COLTYPE_FLOAT,
+    "MaxProbability": COLTYPE_FLOAT,
+    "KindNumber": COLTYPE_INTEGER,
+}
+
+#: outlines of kinds in the order of the model, again from the first for more than seven; told apart by colour-blind
+#: readers (Okabe and Ito, 2008). The same stand in `artseg_models/segment.py`.
+KIND_COLOURS = (
+    ("orange", (230, 159, 0)),
+    ("sky blue", (86, 180, 233)),
+    ("bluish green", (0, 158, 115)),
+    ("yellow", (240, 228, 66)),
+    ("blue", (0, 114, 178)),
+    ("vermilion", (213, 94, 0)),
+    ("reddish purple", (204, 121, 167)),
+)
 
 #: sides of two images whose masks can be matched are to each other as whole numbers up to the first, or as one to at
 #: most the second: cameras bin by 2, 3, 4, and rarely by more
@@ -239,7 +269,10 @@ There is no model to fall back on: if this one cannot be used, the pipeline stop
             "What is this model?",
             "Show model",
             self.on_show_model,
-            doc="Press this button to see what the model is, what it was trained on and which cutoff it states.",
+            doc="""\
+Press this button to see what the model is, what it was trained on, which cutoff it states, and which kinds of artifact
+it tells apart, with their numbers.
+""",
         )
 
         self.cutoff_choice = Choice(
@@ -601,7 +634,13 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
         grown = with_margin(segmentation.labels > 0, self.margin.value)
         artifact = (grown & valid)[raster]
         clean = (~grown & valid)[raster]
-        labels = segmentation.labels if matched is None else renumbered(segmentation.labels[raster])
+        result = segmentation.result
+        labels, object_kinds = segmentation.labels, numpy.zeros(int(segmentation.labels.max()), int)
+        if result["kinds"]:
+            object_kinds[:] = result["object_kinds"]
+        if matched is not None:
+            labels, kept = renumbered(labels[raster])
+            object_kinds = object_kinds[kept - 1]
         probability = segmentation.probability[raster]
 
         parent = image if matched is None else matched
@@ -617,12 +656,13 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
         objects.parent_image = parent
         workspace.object_set.add_objects(objects, self.y_name.value)
 
-        values = measured(artifact, clean, segmentation.result)
+        kinds = counts_of_kinds(result["kinds"], object_kinds)
+        values = measured(artifact, clean, kinds, result)
         if self.wants_flag.value:
             values[F_FLAG] = int(values["AreaFraction"] > self.largest_fraction.value)
         for feature, value in values.items():
             workspace.measurements.add_image_measurement(self.measurement_name(feature), value)
-        of_objects = measured_of_objects(labels, probability)
+        of_objects = measured_of_objects(labels, probability, object_kinds)
         count = len(of_objects[M_NUMBER_OBJECT_NUMBER])
         workspace.measurements.add_image_measurement(FF_COUNT % self.y_name.value, count)
         for feature, value in of_objects.items():
@@ -633,7 +673,9 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
             workspace.display_data.labels = labels
             workspace.display_data.clean = clean
             workspace.display_data.probability = probability
-            workspace.display_data.statistics = displayed(values, count, segmentation.result)
+            workspace.display_data.kinds = kinds
+            workspace.display_data.object_kinds = object_kinds.tolist()
+            workspace.display_data.statistics = displayed(values, count, kinds, result)
 
     def image_to_match(self, workspace):
         """Give the image whose size the outputs get; None for the brightfield image itself."""
@@ -652,7 +694,7 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
             normalize=False,
             vmin=darkest,
             vmax=brightest,
-            cplabels=[{"name": self.y_name.value, "labels": [data.labels]}],
+            cplabels=outlines(self.y_name.value, data.labels, data.kinds, data.object_kinds),
         )
         shared = figure.subplot(0, 0)
         figure.subplot_imshow_bw(0, 1, data.clean, title=f"{self.clean_mask_name.value} (usable)", sharexy=shared)
@@ -697,7 +739,13 @@ idle minutes. The environment variable ARTSEG_END_WITH=run does the same for any
         self.package_folder.alter_for_create_batch_files(fn_alter_path)
 
 
-def measured(artifact, clean, result):
+def counts_of_kinds(names, object_kinds):
+    """Count the objects of each kind of which there is one: number of the kind, from 1, its name, and the count."""
+    counts = numpy.bincount(object_kinds, minlength=len(names) + 1).tolist()
+    return [(number, name, counts[number]) for number, name in enumerate(names, 1) if counts[number]]
+
+
+def measured(artifact, clean, kinds, result):
     """Values of FEATURES."""
     artifact_area = int(numpy.count_nonzero(artifact))
     usable_area = int(numpy.count_nonzero(clean))
@@ -706,6 +754,7 @@ def measured(artifact, clean, result):
         "AreaFraction": artifact_area / float(max(1, artifact_area + usable_area)),
         "UsableArea": usable_area,
         "Probability": float("nan") if probability is None else probability,
+        "Kinds": ";".join(f"{name}:{count}" for _, name, count in kinds),
         "Cutoff": result["cutoff"],
         "SmallestArtifact": result["smallest_artifact_px"],
         "GateThreshold": float("nan") if result["gate_threshold"] is None else result["gate_threshold"],
@@ -720,7 +769,7 @@ def measured(artifact, clean, result):
     }
 
 
-def measured_of_objects(labels, probability):
+def measured_of_objects(labels, probability, object_kinds):
     """Measurements of each artifact object: arrays of N values, by their names.
 
     Places and numbers are those that CellProfiler's own modules measure of objects, which go over the whole image for
@@ -732,6 +781,8 @@ def measured_of_objects(labels, probability):
         (y, x), objects 1..N without gaps.
     probability : ndarray
         (y, x).
+    object_kinds : ndarray
+        (N,) int.
     """
     inside = numpy.flatnonzero(labels)
     of = labels.ravel()[inside]
@@ -754,6 +805,7 @@ def measured_of_objects(labels, probability):
         C_ARTSEG + "_MaxProbability": numpy.maximum.reduceat(sorted_by_object, first).astype(float)
         if len(areas)
         else numpy.zeros(0),
+        C_ARTSEG + "_KindNumber": object_kinds,
     }
 
 
@@ -765,11 +817,19 @@ def with_margin(artifact, margin):
 
 
 def renumbered(labels):
-    """Close gaps in the numbers of objects, 1..N: those too thin for a coarser raster are gone."""
+    """Close gaps in the numbers of objects: those too thin for a coarser raster are gone.
+
+    Returns
+    -------
+    labels : ndarray
+        (y, x), 1..N without gaps.
+    kept : ndarray
+        (N,) int, the numbers that the objects had.
+    """
     there = numpy.bincount(labels.ravel()) > 0
     there[0] = False
     numbers = numpy.where(there, numpy.cumsum(there), 0)
-    return numbers.astype(labels.dtype)[labels]
+    return numbers.astype(labels.dtype)[labels], numpy.flatnonzero(there)
 
 
 def nearest_raster(shape, matched, name, matched_name):
@@ -884,7 +944,43 @@ def choices_of(offers):
     return ids, lines
 
 
-def displayed(values, count, result):
+def outlines(name, labels, kinds, object_kinds):
+    """Say what the figure outlines: all objects, or those of each kind in a colour of its own.
+
+    Parameters
+    ----------
+    name : str
+        Of the objects.
+    labels : ndarray
+        (y, x), objects 1..N.
+    kinds : list
+        As `counts_of_kinds` gives it; empty for a model that tells none.
+    object_kinds : list of int
+        The kind of each object.
+
+    Returns
+    -------
+    list of dict
+        As CellProfiler's figures take it.
+    """
+    if not kinds:
+        return [{"name": name, "labels": [labels]}]
+    kind_map = numpy.array([0, *object_kinds])[labels]
+    return [
+        {
+            "name": f"{name}: {kind}",
+            "labels": [numpy.where(kind_map == number, labels, 0)],
+            "outline_color": colour_of_kind(number)[1],
+        }
+        for number, kind, _ in kinds
+    ]
+
+
+def colour_of_kind(number):
+    return KIND_COLOURS[(number - 1) % len(KIND_COLOURS)]
+
+
+def displayed(values, count, kinds, result):
     """Rows of the figure's table: name and value as texts."""
     if result["image_probability"] is None:
         verdict = "no classifier"
@@ -892,11 +988,17 @@ def displayed(values, count, result):
         verdict = f"not asked ({values['Probability']:.3f})"
     else:
         verdict = f"{'artifact' if result['gate_open'] else 'clean'} ({values['Probability']:.3f})"
+    of_kinds = []
+    if result["kinds"]:
+        of_kinds.append(("Kinds", ", ".join(f"{name} {counted}" for _, name, counted in kinds) or "none"))
+    if kinds:
+        of_kinds.append(("Outlines", ", ".join(f"{name} {colour_of_kind(number)[0]}" for number, name, _ in kinds)))
     flag = [("Flag", "fails" if values[F_FLAG] else "passes")] if F_FLAG in values else []
     return [
         ("Model", f"{result['model_id']} {result['model_version']}"),
         ("Classifier's verdict", verdict),
         ("Artifacts", str(count)),
+        *of_kinds,
         ("Area fraction", f"{100 * values['AreaFraction']:.2f} %"),
         ("Usable area", f"{values['UsableArea']} pixels"),
         *flag,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +80,12 @@ def sample() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def make_run(sample: np.ndarray) -> Callable[..., Path]:
-    """Write a run folder; keywords replace fields of its result.json."""
+    """Write a run folder, of networks that tell kinds of artifact apart where some are named.
 
-    def make(folder: Path, *, binning: int = 2, **fields: Any) -> Path:
+    Further keywords replace fields of its result.json.
+    """
+
+    def make(folder: Path, *, binning: int = 2, kinds: Sequence[str] = (), **fields: Any) -> Path:
         import torch
 
         from artseg_models.networks.resnet import ResNet
@@ -90,10 +93,12 @@ def make_run(sample: np.ndarray) -> Callable[..., Path]:
 
         torch.set_num_threads(1)
         torch.manual_seed(1)
+        count = {"kinds": len(kinds)} if kinds else {}
         networks = {
-            "classifier": (ResNet, {"depth": 10, "width": 4, "binning": binning}),
-            "unet": (UNet, {"width": 4, "levels": 5, "binning": binning}),
+            "classifier": (ResNet, {"depth": 10, "width": 4, "binning": binning, **count}),
+            "unet": (UNet, {"width": 4, "levels": 5, "binning": binning, **count}),
         }
+        told = {"kinds": list(kinds)} if kinds else {}
         result: dict[str, Any] = {
             "name": "Tiny run",
             "method": "ScoreCAM-U-Net",
@@ -122,7 +127,7 @@ def make_run(sample: np.ndarray) -> Callable[..., Path]:
             torch.save(network.state_dict(), folder / name / "network.pt")
             result[name] = arguments
         tifffile.imwrite(folder / "sample.tiff", sample)
-        (folder / "result.json").write_text(json.dumps(result | fields))
+        (folder / "result.json").write_text(json.dumps(result | told | fields))
         return folder
 
     return make

@@ -14,6 +14,7 @@ from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
     from artseg_models.evaluate import Evaluation
+    from artseg_models.kind_scores import KindFigures
 
 
 @app.command(rich_help_panel="Main job")
@@ -56,12 +57,16 @@ def evaluate(
     With --out: evaluation.json (every figure, its interval, and how it is spread over images), evaluation.csv (a line
     an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure), overlays.png, and
     reliability.png: of the images and pixels that were given a probability, the share that is truly artifact.
+
+    Where the model tells kinds of artifact and labels name them (column kinds): how well it tells each kind on images
+    and, with masks by kind (column kind_masks), on pixels, and which it takes for which; with --out also as kinds.csv
+    and kinds.png. Artifact images that name no kind are left out of these figures.
     """
     from artseg_models.evaluate import Options, read_ignore, write_evaluation
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
     from artseg_models.methods.predictor import open_model
-    from artseg_models.report.evaluation import write_evaluation_figure, write_reliability_figure
+    from artseg_models.report.evaluation import write_evaluation_figure, write_kinds_figure, write_reliability_figure
     from artseg_models.report.montage import write_montage
 
     found = read_labels(labels, mask_polarity=mask_polarity)
@@ -85,6 +90,8 @@ def evaluate(
             write_reliability_figure(evaluation, out / "reliability.png")
             listed += ", reliability.png"
         more = "" if evaluation.curve is None else ", precision_recall.csv"
+        if write_kinds_figure(evaluation, out / "kinds.png"):
+            more += ", kinds.csv, kinds.png"
         console.print(f"Written to {out}: {listed}{more}", highlight=False)
     if evaluation.failed:
         listed = "\n".join(f"  {item.path}: {reason}" for item, reason in evaluation.failed)
@@ -132,5 +139,61 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
             f"to {spread.upper_quartile:.3f} ({spread.images} images).",
             highlight=False,
         )
+    by_kind = evaluation.by_kind()
+    if by_kind is not None:
+        _show_kinds(by_kind)
     console.print(f"Rule for images: {evaluation.rule}.", highlight=False)
     console.print(evaluation.audit.line(), highlight=False, soft_wrap=True)
+
+
+def _show_kinds(found: KindFigures) -> None:
+    def said(value: float) -> str:
+        return "-" if value != value else f"{value:.3f}"
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left")
+        for at, name in enumerate(columns):
+            made.add_column(escape(name), justify="right" if at else "left")
+        return made
+
+    mean = found.averages()
+    ratios = ("precision", "recall", "f1")
+    images = table(
+        f"Kinds of artifact, {found.images} images", "kind", "images", "precision", "recall", "F1", "95 %", "AP"
+    )
+    for score in found.scores:
+        counts, (_, low, high) = score.images, score.image_f1
+        images.add_row(
+            escape(score.kind),
+            str(counts.true_positive + counts.false_negative),
+            *(said(getattr(counts, name)) for name in ratios),
+            "-" if low != low else escape(f"[{low:.2f}, {high:.2f}]"),
+            said(score.average_precision),
+        )
+    images.add_section()
+    average = [said(mean[f"image_{name}"]) for name in ratios]
+    images.add_row("average", "", *average, "", said(mean["classifier_average_precision"]))
+    console.print(images)
+    console.print("AP: average precision of images by the classifier's probability of the kind.", highlight=False)
+    if found.drawn:
+        ratios = ("iou", "precision", "recall")
+        pixels = table("Pixels of each kind, pooled", "kind", "IoU", "precision", "recall")
+        for score in found.scores:
+            pixels.add_row(escape(score.kind), *(said(getattr(score.pixels, name)) for name in ratios))
+        pixels.add_section()
+        pixels.add_row("average", *(said(mean[f"pixel_{name}"]) for name in ratios))
+        console.print(pixels)
+        title = "Pixels of each true kind, by what they were found as"
+        taken = table(title, "true kind", "pixels", *found.kinds, "not found")
+        for kind, row, shares in zip(found.true_kinds, found.taken_for, found.shares, strict=True):
+            told = ("-" if share != share else f"{100 * share:.1f} %" for share in shares.tolist())
+            taken.add_row(escape(kind), f"{int(row.sum()):,}", *told)
+        console.print(taken)
+    if found.unnamed:
+        console.print(
+            f"{found.unnamed} artifact images name no kind and are left out of the figures of kinds.", highlight=False
+        )
+    if found.unknown:
+        console.print(
+            f"The labels name kinds that the model does not tell: {escape(', '.join(found.unknown))}.", highlight=False
+        )

@@ -53,7 +53,12 @@ def label(
     from artseg_models.labelling.results import read_results
     from artseg_models.labelling.server import serve
     from artseg_models.labelling.store import Store
+    from artseg_models.labels import problem_of_kind
 
+    names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    problems = [problem for kind in names if (problem := problem_of_kind(kind))]
+    if problems:
+        raise typer.BadParameter(problems[0])
     table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"
     if results is None and (images[0] / "segmentation.csv").is_file():
         results = images[0]
@@ -67,7 +72,7 @@ def label(
 
     serve(
         store,
-        kinds=[kind.strip() for kind in kinds.split(",") if kind.strip()],
+        kinds=names,
         who=name or _login_name(),
         plane=plane,
         results=results,

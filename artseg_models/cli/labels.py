@@ -36,6 +36,7 @@ def labels_check(
 
     Counts images by class and split, and finds unreadable or missing files, images that occur twice, and groups that
     lie in more than one split; also copies that were saved again or slightly changed, where they lie in several splits.
+    Where labels name kinds of artifact, tells how many images name each, and how many artifact images name none.
     Where people labelled with `artseg label`, tells how fast, and how far they agree (Cohen's kappa: 1 is always, 0 as
     by chance). Ends with exit code 1 when something must be mended.
     """
@@ -153,6 +154,10 @@ def _show_labels(report: LabelReport) -> None:
         facts.add_row(name, ", ".join(shown) or "-")
     facts.add_row("Groups", str(report.groups))
     facts.add_row("Masks", f"{report.masks}. {report.polarity}".strip())
+    if report.kinds:
+        counted = ", ".join(f"{escape(kind)} ({number} images)" for kind, number in report.kinds.most_common())
+        facts.add_row("Kinds", f"{counted}; {report.without_kind} artifact images name none")
+        facts.add_row("Masks by kind", f"{report.kind_masks} artifact images have one for each kind that they name")
     facts.add_row("Twice", f"{len(report.duplicates)} images occur more than once")
     facts.add_row("Nearly", f"{len(report.near_duplicates)} sets of near-duplicates are not in one group")
     if report.unsure:

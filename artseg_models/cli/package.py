@@ -117,6 +117,7 @@ def package_info(package: PackagePath) -> None:
         "cutoff": f"{read.cutoff:g}{origin}",
         "smallest artifact": f"{read.smallest_artifact_px} pixels{origin}",
         "gate": "none" if read.gate_threshold is None else f"{read.gate_threshold:g}",
+        **({"kinds": ", ".join(f"{at} {kind}" for at, kind in enumerate(read.kinds, start=1))} if read.kinds else {}),
         "pixel size": "unknown" if read.pixel_size_um is None else f"{read.pixel_size_um:g} um",
         "trained on": read.trained_on,
         "validation": ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) or "not stated",

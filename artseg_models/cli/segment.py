@@ -59,7 +59,8 @@ def segment(
         float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
     ] = None,
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write pictures with the artifacts outlined.")
+        bool,
+        typer.Option("--overlay", help="Also write pictures with the artifacts outlined, each kind in its colour."),
     ] = False,
     geojson: Annotated[bool, typer.Option("--geojson", help="Also write outlines that QuPath opens.")] = False,
     fill: Annotated[
@@ -85,6 +86,10 @@ def segment(
 
     The model may be any package of the BioImage Model Zoo that takes one grey image and gives one map or mask. Those
     of others state no cutoff: 0.5 is taken, and every artifact kept, unless you give --cutoff and --smallest-artifact.
+
+    A model that tells kinds of artifact apart also gives NAME_kinds.tif: on artifacts 1, 2, ... for its kinds, whose
+    names stand in the file's metadata. The table counts the artifacts of each kind then and has the classifier's
+    probability of each; overlays draw each kind in a colour of its own, and GeoJSON classifies by kind.
 
     A package of nuclei or cells (artseg impact train) gives NAME_nuclei.tif or NAME_cells.tif instead, a label map.
 

@@ -26,12 +26,25 @@ def simulate_training(
     side: SimulationSide = 512,
     seed: SimulationSeed = 0,
     artifact_fraction: SimulationFraction = 0.5,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Only artifacts of these kinds, such as dust,fibre,bubble; the labels then name the kinds of each "
+            "field, and there is a mask for each of them. A name that is not known lists all that are. Default: all, "
+            "and none is named."
+        ),
+    ] = None,
 ) -> None:
     """Simulate brightfield fields with image-level labels to train from, and their masks to score with."""
     from artseg_models.simulate import simulate_training_set
 
     labels = simulate_training_set(
-        out, fields=fields, shape=(side, side), seed=seed, artifact_fraction=artifact_fraction
+        out,
+        fields=fields,
+        shape=(side, side),
+        seed=seed,
+        artifact_fraction=artifact_fraction,
+        kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],
     )
     console.print(f"{fields} fields, labels in {labels}", highlight=False, markup=False)
 

@@ -56,6 +56,13 @@ def train(
             "is read. `artseg suggest` names images that are worth it.",
         ),
     ] = None,
+    kinds: Annotated[
+        bool,
+        typer.Option(
+            "--kinds",
+            help="Tell kinds of artifact apart (scorecam-unet), by the column kinds of labels.csv, e.g. dust;fibre.",
+        ),
+    ] = False,
     plane: Annotated[int | None, typer.Option(min=0, help="Which plane of files with several, counted from 0.")] = None,
     pixel_size: Annotated[
         float | None, typer.Option(min=0, help="Side of a pixel in um, instead of what the files say.")
@@ -81,6 +88,7 @@ def train(
         overrides = {
             **parse_overrides(settings or []),
             **({} if masks is None else {"masks": masks}),
+            **({"kinds": True} if kinds else {}),
             **({} if plane is None else {"plane": plane}),
             **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
         }

@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 ENOUGH = 40
 """So many labels, clean and artifact, are worth a first training."""
+ENOUGH_OF_A_KIND = 5
+"""Fewer images of a kind of artifact teach little, and may all be drawn for validation and test."""
 
 Step = Literal["learn", "train", "resume", "doubt", "export", "install"]
 
@@ -83,12 +86,14 @@ class ModelPanel:
         """Tell how far it is: labels, runs, what the command under way says."""
         self._take_guesses()  # another server on these images may have made them
         labels = [record.verdict()[0] for record in self._store.shown()]
+        kinds = self._kinds()
         finished, unfinished = self._finished(), self._unfinished()
         newest = max(self._all_runs(), key=_when, default=None)
         return {
             "clean": labels.count("clean"),
             "artifact": labels.count("artifact"),
             "enough": ENOUGH,
+            "kinds": kinds,
             "run": finished.name if finished else "",
             "unfinished": unfinished.name if unfinished else "",
             "sheet": bool(finished and (finished / "training.png").exists()),
@@ -139,7 +144,8 @@ class ModelPanel:
         """Commands of a step."""
         if asked.step in ("learn", "train"):
             run = self._next_run()
-            preset = ["--preset", asked.preset, *self._settings, *self._plane]
+            kinds = ["--kinds"] if self._kinds() else []
+            preset = ["--preset", asked.preset, *kinds, *self._settings, *self._plane]
             training = self._training(run, ["train", str(self._store.table), "--out", str(run), *preset])
             return [training, self._looking(run)] if asked.step == "learn" else [training]
         if asked.step == "resume":
@@ -162,6 +168,15 @@ class ModelPanel:
             makes = str(Path(folder) / f"{run.name}-unet.zip")
             return [Job("Export", ["export", str(run), "--out", folder], makes)]
         return [self._looking(run)]
+
+    def _kinds(self) -> list[str]:
+        """Kinds of artifact that the next training tells apart: none where fewer than two are named often enough."""
+        if any(setting.startswith("kinds=") for setting in self._settings):
+            return []  # somebody has decided otherwise
+        verdicts = [record.verdict() for record in self._store.shown()]
+        named = Counter(kind for label, kind in verdicts if label == "artifact" and kind)
+        kinds = sorted(kind for kind, images in named.items() if images >= ENOUGH_OF_A_KIND)
+        return kinds if len(kinds) > 1 else []
 
     def _training(self, run: Path, arguments: list[str]) -> Job:
         return Job("Training", arguments, str(self._package(run)), str(self._log(run)))

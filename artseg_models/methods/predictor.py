@@ -61,12 +61,17 @@ class RunPredictor(ImagePredictor):
         """The run."""
         return self._model
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """As the run learned them."""
+        return tuple(self.run.result.get("kinds", ()))
+
     def _map(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None, source: str, *, cpu_allowed: bool
     ) -> ImageMap:
         working = binned(normalise(pixels, valid=valid), self.run.binning)
         found = self.run.method.predict(working, shape=(pixels.shape[0], pixels.shape[1]))
-        return ImageMap(found.map, found.image_probability)
+        return ImageMap(found.map, found.image_probability, found.kind_maps, found.image_kinds)
 
 
 def open_model(path: Path, *, device: str = "auto", engine: str | None = None, trust: bool = False) -> ImagePredictor:

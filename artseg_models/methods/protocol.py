@@ -31,10 +31,16 @@ class Found:
         (y, x) float32, 0..1: the higher, the more like an artifact.
     image_probability : float or None
         Probability that the image holds an artifact, 0..1; None for a method without a classifier.
+    kind_maps : ndarray or None
+        (kind, y, x) float32, 0..1: probability of an artifact of each kind; None where no kinds are told apart.
+    image_kinds : sequence of float
+        Probability that the image holds an artifact of each kind, 0..1.
     """
 
     map: Array
     image_probability: float | None = None
+    kind_maps: Array | None = None
+    image_kinds: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,21 @@ from artseg_models import __version__
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, write_json
 from artseg_models.images import BrightfieldImage, read_image, write_image
-from artseg_models.labels import LabelSet, is_simulated, read_labels, require_both_classes, with_splits, write_labels
+from artseg_models.labels import (
+    LabelSet,
+    is_simulated,
+    kinds_of,
+    read_labels,
+    require_both_classes,
+    with_splits,
+    write_labels,
+)
 from artseg_models.methods import autoencoder, padim, patch_svdd, scorecam, scorecam_unet, unet
 from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
 from artseg_models.progress import track
-from artseg_models.training.configuration import RunSettings, SupervisedSettings, configured
+from artseg_models.training.configuration import RunSettings, SegmenterSettings, SupervisedSettings, configured
 from artseg_models.training.cutoffs import (
     CUTOFFS,
     Cutoffs,
@@ -136,6 +144,7 @@ def train(
     settings = configure(preset, method=method, seed=seed, overrides=overrides)
     labelled = with_splits(read_labels(labels), seed=seed)
     _check_labels(labelled, recipe, settings)
+    settings = _with_named_kinds(settings, labelled)
     binning = settings.binning
     if binning is None:
         longer = max(read_image(labelled.images[0].path, plane=settings.plane).pixels.shape)
@@ -143,7 +152,10 @@ def train(
     frozen = {
         "artseg": __version__,
         "method": method,
-        "labels": {"source": labelled.source.name, "sha256": _fingerprint(labelled)},
+        "labels": {
+            "source": labelled.source.name,
+            "sha256": _fingerprint(labelled, kinds=bool(_kinds_asked_for(settings))),
+        },
         "resolved_binning": binning,
         **settings.model_dump(mode="json"),
     }
@@ -239,6 +251,27 @@ def _check_labels(labels: LabelSet, recipe: Recipe, settings: RunSettings) -> No
         require_masks(labels.of_split("train"), f"of the train split, which {recipe.name} learns from")
     if recipe.learns_from == "masks" or settings.choose_by == "masks":
         require_masks(labels.of_split("validation"), "of the validation split, to choose cutoffs by masks")
+
+
+def _kinds_asked_for(settings: RunSettings) -> bool | tuple[str, ...]:
+    return settings.kinds if isinstance(settings, SegmenterSettings) else False
+
+
+def _with_named_kinds(settings: RunSettings, labels: LabelSet) -> RunSettings:
+    """Put the names of the kinds into settings that ask for those of the labels; refuse names that no label has."""
+    asked = _kinds_asked_for(settings)
+    if asked is False:
+        return settings
+    there = kinds_of(labels.of_split("train"))
+    chosen = there if asked is True else asked
+    if len(set(chosen)) < 2 or not set(chosen) <= set(there):
+        raise ArtSegError(
+            f"Expected at least two kinds of artifact to tell apart, in the column kinds of {labels.source} (such as "
+            f"dust;fibre) and in images of the train split, got {', '.join(there) or 'none'}"
+            + ("" if asked is True else f"; asked for: {', '.join(chosen)}")
+            + ". Name them, or train without kinds."
+        )
+    return settings.model_copy(update={"kinds": chosen})
 
 
 def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, binning: int) -> None:
@@ -402,9 +435,12 @@ def _add_cost(file: Path, seconds: float, device: str) -> None:
     write_json(file, {"seconds": round(before + seconds, 1), "hardware": hardware_name(resolve_device(device))})
 
 
-def _fingerprint(labels: LabelSet) -> str:
-    """SHA-256 over file names, labels and splits, so that a run is not resumed on other labels."""
-    rows = [f"{item.path.name}\t{item.label}\t{item.split}\t{item.group}" for item in labels.images]
+def _fingerprint(labels: LabelSet, *, kinds: bool) -> str:
+    """SHA-256 over file names, labels and splits, and kinds where they matter: no run goes on with other labels."""
+    rows = [
+        f"{item.path.name}\t{item.label}\t{item.split}\t{item.group}" + (f"\t{';'.join(item.kinds)}" if kinds else "")
+        for item in labels.images
+    ]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

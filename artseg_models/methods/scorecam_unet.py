@@ -13,7 +13,13 @@ from pydantic import Field
 from artseg_models.errors import ArtSegError
 from artseg_models.methods.protocol import Fitted, Found, Recipe
 from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
-from artseg_models.training.classifier import Trial, image_probability, new_classifier, train_classifier
+from artseg_models.training.classifier import (
+    Trial,
+    image_probability,
+    kind_probabilities,
+    new_classifier,
+    train_classifier,
+)
 from artseg_models.training.configuration import (
     QUICK_CLASSIFIER,
     QUICK_SCORECAM,
@@ -21,22 +27,23 @@ from artseg_models.training.configuration import (
     ClassifierSettings,
     RefinementSettings,
     ScoreCAMSettings,
+    SegmenterSettings,
     SelfTrainingSettings,
-    SupervisedSettings,
     SynthesisSettings,
     UNetSettings,
 )
 from artseg_models.training.evidence import levels_of_clean, pseudo_labels
 from artseg_models.training.fields import Array, Split
+from artseg_models.training.kinds import named_kinds, sets_of_kinds, telling, with_kinds
 from artseg_models.training.loop import load_weights
 from artseg_models.training.normality import fit_normality
 from artseg_models.training.precision import use_bf16
 from artseg_models.training.refinement import learned_label, with_unsure_edges
-from artseg_models.training.segmenter import new_unet, probability_map, train_unet
+from artseg_models.training.segmenter import new_unet, probability_map, probability_maps, train_unet
 from artseg_models.training.synthesis import counterfactuals, cutouts_of_split, pasting, trials
 
 
-class ScoreCAMUNetSettings(SupervisedSettings):
+class ScoreCAMUNetSettings(SegmenterSettings):
     """Settings of ScoreCAM-U-Net; the defaults are the paper's."""
 
     classifier: ClassifierSettings = ClassifierSettings()
@@ -72,8 +79,10 @@ class ScoreCAMUNet:
     def __init__(self, settings: ScoreCAMUNetSettings, binning: int, device: str) -> None:
         self._settings, self._binning, self._device = settings, binning, device
         seed = settings.seed
-        self._classifier = new_classifier(settings.classifier, binning=binning, seed=seed, device=device)
-        self._unet = new_unet(settings.unet, binning=binning, seed=seed, device=device)
+        self._kinds = settings.named_kinds
+        count = len(self._kinds)
+        self._classifier = new_classifier(settings.classifier, binning=binning, seed=seed, device=device, kinds=count)
+        self._unet = new_unet(settings.unet, binning=binning, seed=seed, device=device, kinds=count)
 
     def fit(self, training: Split, validation: Split, folder: Path) -> Fitted:
         """Train classifier and U-Net; see `Method.fit`. No mask is read but those asked for."""
@@ -86,6 +95,9 @@ class ScoreCAMUNet:
         drawn = _drawn_masks(training, settings.masks)
         labels = self._pseudo_labels(training, validation, folder)
         labels["train"] = [drawn.get(index, label) for index, label in enumerate(labels["train"])]
+        splits = {"train": training, "validation": validation}
+        items = [item for split in splits.values() for item in split.images.items]
+        sets = sets_of_kinds(items, self._kinds) if self._kinds else None
         rounds = settings.self_training.rounds
         for number in range(rounds + 1):
             last = number == rounds
@@ -94,11 +106,18 @@ class ScoreCAMUNet:
                     "train": self._found_labels(training, labels["train"], drawn),
                     "validation": self._found_labels(validation, labels["validation"], {}),
                 }
+            told = labels
+            if sets is not None:
+                told = {
+                    name: with_kinds(some, splits[name].images.items, self._kinds, sets)
+                    for name, some in labels.items()
+                }
             self._train_unet(
                 training,
                 validation,
-                labels,
+                told,
                 drawn,
+                sets,
                 folder / ("unet" if last else f"unet_round_{number}"),
                 epochs=settings.self_training.epochs if number else settings.unet.schedule.epochs,
                 number=number,
@@ -112,11 +131,13 @@ class ScoreCAMUNet:
         if settings.calibrate:
             calibrate_classifier(self._classifier, validation, folder / "classifier", device=self._device)
             calibrate_unet(self._unet, validation, labels["validation"], folder / "unet", device=self._device)
+        count = {"kinds": len(self._kinds)} if self._kinds else {}
+        shapes = {
+            "classifier": settings.classifier.model_dump(include={"depth", "width"}),
+            "unet": settings.unet.model_dump(include={"width", "levels"}),
+        }
         return Fitted(
-            networks={
-                "classifier": {**settings.classifier.model_dump(include={"depth", "width"}), "binning": self._binning},
-                "unet": {**settings.unet.model_dump(include={"width", "levels"}), "binning": self._binning},
-            },
+            networks={name: {**shape, "binning": self._binning, **count} for name, shape in shapes.items()},
             epochs={
                 "classifier": settings.classifier.schedule.epochs + twice * settings.synthesis.classifier_epochs,
                 "unet": settings.unet.schedule.epochs + rounds * settings.self_training.epochs,
@@ -125,7 +146,10 @@ class ScoreCAMUNet:
             trials=[
                 (image_probability(self._classifier, image, self._device), artifact) for image, artifact in changed
             ],
-            notes={"scorecam": settings.scorecam.model_dump()},
+            notes={
+                "scorecam": settings.scorecam.model_dump(),
+                **({"kinds": list(self._kinds)} if self._kinds else {}),
+            },
         )
 
     def _train_classifier(
@@ -159,6 +183,12 @@ class ScoreCAMUNet:
             number=int(labels is not None),
             vary=vary,
             trials=changed,
+            kinds=(
+                named_kinds(training.images.items, self._kinds),
+                named_kinds(validation.images.items, self._kinds),
+            )
+            if self._kinds
+            else None,
         )
 
     def _pseudo_labels(self, training: Split, validation: Split, folder: Path) -> dict[str, list[NDArray[np.int8]]]:
@@ -200,6 +230,7 @@ class ScoreCAMUNet:
         validation: Split,
         labels: Mapping[str, Sequence[NDArray[np.int8]]],
         drawn: Mapping[int, NDArray[np.int8]],
+        sets: NDArray[np.bool_] | None,
         folder: Path,
         *,
         epochs: int,
@@ -209,6 +240,8 @@ class ScoreCAMUNet:
         settings, vary = self._settings, None
         share = settings.synthesis.unet
         cutouts = cutouts_of_split(training, labels["train"]) if share else []
+        if sets is not None:
+            cutouts = telling(cutouts, sets) or cutouts
         invented = settings.synthesis.invented
         if cutouts or (share and invented):
             # where nothing could be cut out, all are invented
@@ -232,6 +265,7 @@ class ScoreCAMUNet:
             bf16=bf16,
             vary=vary,
             repeats=repeats if drawn else None,
+            kinds=sets,
         )
 
     def _found_labels(
@@ -253,10 +287,11 @@ class ScoreCAMUNet:
 
     def predict(self, image: Array, *, shape: tuple[int, int] | None = None) -> Found:
         """Give the U-Net's probability and the classifier's; see `Method.predict`."""
-        return Found(
-            map=probability_map(self._unet, image, self._device, shape=shape),
-            image_probability=image_probability(self._classifier, image, self._device),
-        )
+        probability = image_probability(self._classifier, image, self._device)
+        maps = probability_maps(self._unet, image, self._device, shape=shape)
+        if not self._kinds:
+            return Found(maps[0], probability)
+        return Found(maps[0], probability, maps[1:], kind_probabilities(self._classifier, image, self._device))
 
 
 def _drawn_masks(training: Split, number: int) -> dict[int, NDArray[np.int8]]:

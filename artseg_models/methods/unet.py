@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from artseg_models.methods.protocol import Fitted, Found, Recipe
-from artseg_models.training.configuration import QUICK_UNET, SupervisedSettings, UNetSettings
+from artseg_models.training.configuration import QUICK_UNET, SegmenterSettings, UNetSettings
 from artseg_models.training.fields import Array, Split
+from artseg_models.training.kinds import drawn_kinds
 from artseg_models.training.loop import load_weights
 from artseg_models.training.precision import use_bf16
-from artseg_models.training.segmenter import new_unet, probability_map, train_unet
+from artseg_models.training.segmenter import new_unet, probability_maps, train_unet
 
 
-class SupervisedUNetSettings(SupervisedSettings):
+class SupervisedUNetSettings(SegmenterSettings):
     """Settings of the supervised U-Net; the defaults are the paper's."""
 
     unet: UNetSettings = UNetSettings()
@@ -36,7 +38,8 @@ class SupervisedUNet:
 
     def __init__(self, settings: SupervisedUNetSettings, binning: int, device: str) -> None:
         self._settings, self._binning, self._device = settings, binning, device
-        self._unet = new_unet(settings.unet, binning=binning, seed=settings.seed, device=device)
+        self._kinds = settings.named_kinds
+        self._unet = new_unet(settings.unet, binning=binning, seed=settings.seed, device=device, kinds=len(self._kinds))
 
     def fit(self, training: Split, validation: Split, folder: Path) -> Fitted:
         """Train the U-Net; see `Method.fit`."""
@@ -44,19 +47,24 @@ class SupervisedUNet:
         train_unet(
             self._unet,
             training,
-            training.masks(),
+            drawn_kinds(training, self._kinds),
             validation,
-            validation.masks(),
+            drawn_kinds(validation, self._kinds),
             folder / "unet",
             settings=settings.unet,
             balance=settings.balance,
             seed=settings.seed,
             device=device,
             bf16=use_bf16(folder / "precision.json", settings.precision, width=settings.unet.width, device=device),
+            # a drawn mask leaves no doubt: each set is one kind
+            kinds=np.eye(len(self._kinds), dtype=np.bool_) if self._kinds else None,
         )
+        count = {"kinds": len(self._kinds)} if self._kinds else {}
+        shape = settings.unet.model_dump(include={"width", "levels"})
         return Fitted(
-            networks={"unet": {**settings.unet.model_dump(include={"width", "levels"}), "binning": self._binning}},
+            networks={"unet": {**shape, "binning": self._binning, **count}},
             epochs={"unet": settings.unet.schedule.epochs},
+            notes={"kinds": list(self._kinds)} if self._kinds else {},
         )
 
     def restore(self, folder: Path) -> None:
@@ -65,7 +73,8 @@ class SupervisedUNet:
 
     def predict(self, image: Array, *, shape: tuple[int, int] | None = None) -> Found:
         """Give the U-Net's probability; see `Method.predict`."""
-        return Found(map=probability_map(self._unet, image, self._device, shape=shape))
+        maps = probability_maps(self._unet, image, self._device, shape=shape)
+        return Found(maps[0], kind_maps=maps[1:] if self._kinds else None)
 
 
 _QUICK: Mapping[str, Any] = {"binning": None, "unet": QUICK_UNET, "cutoff": None, "smallest_artifact_px": None}

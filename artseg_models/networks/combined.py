@@ -50,5 +50,5 @@ class GatedUNet(nn.Module):
         """
         # no branching, so that the traced graph decides anew for every image of a batch
         gate = self.classifier(image)[:, 1] >= self.gate_threshold
-        above = self.unet(image) >= self.cutoff
+        above = self.unet(image)[:, :1] >= self.cutoff
         return torch.logical_and(above, gate[:, None, None, None]).to(image.dtype)

@@ -68,7 +68,7 @@ def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """Probabilities that an image is clean or holds an artifact.
+    """Probabilities that an image is clean or holds an artifact, and if wanted of which kinds.
 
     Parameters
     ----------
@@ -78,9 +78,11 @@ class ResNet(nn.Module):
         Channels of the first layer; 64 in the published networks.
     binning : int
         Pixels of the image along y and x that are averaged into one before the first convolution.
+    kinds : int
+        Kinds of artifact that are told apart; an image may hold several.
     """
 
-    def __init__(self, depth: int = 50, width: int = 64, binning: int = 1) -> None:
+    def __init__(self, depth: int = 50, width: int = 64, binning: int = 1, kinds: int = 0) -> None:
         super().__init__()
         blocks, bottlenecks = _LAYOUTS[depth]
         block = Bottleneck if bottlenecks else BasicBlock
@@ -97,7 +99,7 @@ class ResNet(nn.Module):
                 channels_in = channels * block.expansion
             layers.append(nn.Sequential(*row))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers
-        self.fc = nn.Linear(channels_in, 2)
+        self.fc = nn.Linear(channels_in, 2 + kinds)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -121,10 +123,18 @@ class ResNet(nn.Module):
 
     def late_logits(self, features: Tensor) -> Tensor:
         """Logits (batch, 2) of the activation of layer 3 (batch, channels, y, x), by layer 4 and the head."""
+        return self._head(features)[:, :2]
+
+    def logits_and_kinds(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, 2), clean and artifact, and (batch, kinds) of kinds, of a binned image (batch, 1, y, x)."""
+        logits = self._head(self.activations(image, 3))
+        return logits[:, :2], logits[:, 2:]
+
+    def _head(self, features: Tensor) -> Tensor:
         return self.fc(self.layer4(features).mean(dim=(2, 3)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probabilities of clean and artifact.
+        """Probabilities of clean and artifact, then of each kind of artifact.
 
         Parameters
         ----------
@@ -134,10 +144,11 @@ class ResNet(nn.Module):
         Returns
         -------
         Tensor
-            (batch, 2) float32: clean, artifact; each row sums to 1.
+            (batch, 2 + kinds) float32: clean and artifact, which sum to 1, then each kind by itself, 0..1.
         """
         height, width = image.shape[-2], image.shape[-1]
         x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")
         if self.binning > 1:
             x = F.avg_pool2d(x, self.binning)
-        return torch.softmax(self.binned_logits(x), dim=1)
+        logits, kinds = self.logits_and_kinds(x)
+        return torch.cat([torch.softmax(logits, dim=1), torch.sigmoid(kinds)], dim=1)

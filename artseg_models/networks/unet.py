@@ -32,16 +32,19 @@ class UNet(nn.Module):
         Max-pooling steps; 5 in the paper.
     binning : int
         Pixels of the image along y and x that are averaged into one before the first convolution.
+    kinds : int
+        Kinds of artifact that are told apart, a channel each after that of artifacts of any kind.
     """
 
-    def __init__(self, width: int = 64, levels: int = 5, binning: int = 1) -> None:
+    def __init__(self, width: int = 64, levels: int = 5, binning: int = 1, kinds: int = 0) -> None:
         super().__init__()
         self.binning = binning
+        self.kinds = kinds
         self.multiple = 2**levels
         self.encoder = nn.ModuleList(Convolutions(1 if level == 0 else width, width) for level in range(levels))
         self.bottleneck = Convolutions(width, width)
         self.decoder = nn.ModuleList(Convolutions(2 * width, width) for _ in range(levels))
-        self.head = nn.Conv2d(width, 1, 1)
+        self.head = nn.Conv2d(width, 1 + kinds, 1)
 
     def binned_logits(self, image: Tensor) -> Tensor:
         """Logits for an image that is already binned, with sides that are multiples of 2**levels.
@@ -54,7 +57,7 @@ class UNet(nn.Module):
         Returns
         -------
         Tensor
-            (batch, 1, y, x) logits.
+            (batch, 1 + kinds, y, x) logits.
         """
         x = image
         skips: list[Tensor] = []
@@ -78,7 +81,7 @@ class UNet(nn.Module):
         Returns
         -------
         Tensor
-            (batch, 1, y, x) logits, the size of the binned image.
+            (batch, 1 + kinds, y, x) logits, the size of the binned image.
         """
         height, width = image.shape[-2], image.shape[-1]
         missing_y, missing_x = (-height) % self.multiple, (-width) % self.multiple
@@ -87,13 +90,20 @@ class UNet(nn.Module):
         return self.binned_logits(x)[..., top : top + height, left : left + width]
 
     def probability(self, logits: Tensor, height: int, width: int) -> Tensor:
-        """Probability of artifact for every pixel of the image (height, width) that was binned before."""
+        """Probabilities, see `forward`, for every pixel of the image (height, width) that was binned before."""
         if self.binning > 1:
             logits = F.interpolate(logits, scale_factor=float(self.binning), mode="bilinear", align_corners=False)
-        return torch.sigmoid(logits[..., :height, :width])
+        return self.probabilities(logits[..., :height, :width])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (batch, 1 + kinds, y, x) of logits: those of the kinds share out that of an artifact."""
+        artifact = torch.sigmoid(logits[:, :1])
+        if self.kinds == 0:
+            return artifact
+        return torch.cat([artifact, artifact * torch.softmax(logits[:, 1:], dim=1)], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probability of artifact, 0..1, for every pixel.
+        """Probability of artifact, 0..1, for every pixel, then that of each kind; these sum to the first.
 
         Parameters
         ----------
@@ -104,7 +114,7 @@ class UNet(nn.Module):
         Returns
         -------
         Tensor
-            (batch, 1, y, x) float32, the size of the image.
+            (batch, 1 + kinds, y, x) float32, the size of the image.
         """
         height, width = image.shape[-2], image.shape[-1]
         x = F.pad(image, [0, (-width) % self.binning, 0, (-height) % self.binning], mode="replicate")

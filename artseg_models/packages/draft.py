@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Shared:
         """Give what fills a card, but for the files' names."""
         trained, result = self.trained, self.trained.result
         of_method: dict[str, Any] = (
-            {"classifier": trained.result.classifier, "unet": trained.result.unet}
+            {"classifier": trained.result.classifier, "unet": trained.result.unet, "kinds": trained.result.kinds}
             if isinstance(trained, TrainedRun)
             else dict(trained.networks)
         )
@@ -205,7 +206,13 @@ def write_draft(
     write_array(folder / "test_output.npy", test_output)
     tifffile.imwrite(folder / "sample_input.tif", shared.trained.sample, compression="zlib", metadata=None)
     # the Zoo's readers take no .npy here, so the classifier's two numbers are an image as well
-    tifffile.imwrite(folder / "sample_output.tif", sample_output, compression="zlib", metadata=None)
+    tifffile.imwrite(
+        folder / "sample_output.tif",
+        sample_output,
+        compression="zlib",
+        metadata=None,
+        photometric="minisblack",  # three channels are no colours
+    )
     labels = artifact_objects(
         shared.probability, cutoff=result.cutoff, smallest_artifact_px=result.smallest_artifact_px
     )
@@ -228,6 +235,10 @@ def write_draft(
             axis["size"] = {"min": minimum_side, "step": 1}
     image["test_tensor"] = listed_file(folder / "test_input.npy")
     image["sample_tensor"] = listed_file(folder / "sample_input.tif")
+    if own.get("kinds"):
+        channels = next(axis for axis in output["axes"] if axis["type"] == "channel")
+        channels["channel_names"] += [_identifier(kind) for kind in own["kinds"]]
+        output["description"] += f" Further channels: the same for each kind, {', '.join(own['kinds'])}."
     output["test_tensor"] = listed_file(folder / "test_output.npy")
     output["sample_tensor"] = listed_file(folder / "sample_output.tif")
     config = content["config"]
@@ -399,6 +410,12 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     np.save(path, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
 
 
+def _identifier(name: str) -> str:
+    """Name a channel as the Model Zoo allows it."""
+    identifier = re.sub(r"\W+", "_", name)
+    return identifier if identifier.isidentifier() else f"kind_{identifier}"
+
+
 def listed_file(path: Path) -> dict[str, str]:
     """Name a file and its SHA-256, as a description does."""
     return {"source": path.name, "sha256": sha256(path)}
@@ -411,8 +428,13 @@ def normalised(pixels: NDArray[Any]) -> torch.Tensor:
 
 def probability_of(network: nn.Module, pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Give the map (y, x) of an image (y, x)."""
+    return output_of(network, pixels)[0, 0]
+
+
+def output_of(network: nn.Module, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Give what a network says of an image (y, x), with all axes of its output."""
     with torch.no_grad():
-        return network(normalised(pixels))[0, 0].numpy()
+        return network(normalised(pixels)).numpy()
 
 
 def around_peak(pixels: NDArray[Any], probability: NDArray[np.float32], side: int) -> NDArray[np.float32]:

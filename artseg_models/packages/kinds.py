@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 from artseg_models.files import sha256
 from artseg_models.images import normalise
 from artseg_models.networks import combined, resnet, unet
-from artseg_models.packages.draft import Draft, Shared, listed_file, normalised, probability_of, write_draft
+from artseg_models.packages.draft import (
+    Draft,
+    Shared,
+    listed_file,
+    normalised,
+    output_of,
+    write_draft,
+)
 from artseg_models.packages.int8 import Int8, write_int8
-from artseg_models.packages.run import TrainedMap, TrainedRun
+from artseg_models.packages.run import MapResult, RunResult, TrainedMap, TrainedRun
 from artseg_models.packages.weights import TOLERANCE, write_weights
 
 logger = logging.getLogger(__name__)
@@ -64,7 +71,8 @@ def classifier_draft(shared: Shared, folder: Path, trained: TrainedRun) -> Draft
             "gate_threshold": trained.result.gate_threshold,
             "whole_images_only": True,
             # the output's channels
-            "classes": {"clean": 0, "artifact": 1},
+            "classes": {name: at for at, name in enumerate(("clean", "artifact", *trained.result.kinds))},
+            **_kinds(trained.result),
         },
     )
 
@@ -95,17 +103,23 @@ def unet_draft(shared: Shared, folder: Path, trained: TrainedRun, *, classifier_
         network=network,
         weights=weights,
         test_image=shared.test_image,
-        test_output=probability_of(network, shared.test_image)[None, None],
-        sample_output=shared.probability,
+        test_output=output_of(network, shared.test_image),
+        sample_output=output_of(network, trained.sample).squeeze(),
         own={
             "cutoff": trained.result.cutoff,
             "smallest_artifact_px": trained.result.smallest_artifact_px,
             "gate_threshold": trained.result.gate_threshold,
+            **_kinds(trained.result),
             "classifier": {"id": shared.classifier_id, "attachment": attachment.name, "sha256": digest},
             **_stated(quantised),
         },
         attachments=[{"source": attachment.name, "sha256": digest}, *_attached(quantised)],
     )
+
+
+def _kinds(result: RunResult | MapResult) -> dict[str, list[str]]:
+    """Name the kinds in config.artseg, as they are; the channels bear them as identifiers."""
+    return {"kinds": list(result.kinds)} if result.kinds else {}
 
 
 def combined_draft(shared: Shared, folder: Path, trained: TrainedRun) -> Draft | None:
@@ -127,7 +141,7 @@ def combined_draft(shared: Shared, folder: Path, trained: TrainedRun) -> Draft |
         given = torch.as_tensor(image)
         with torch.no_grad():
             gate = (network.classifier(given)[:, 1] - gate_threshold).abs() > TOLERANCE
-            cut = (network.unet(given) - result.cutoff).abs() > TOLERANCE
+            cut = (network.unet(given)[:, :1] - result.cutoff).abs() > TOLERANCE
         return (cut & gate[:, None, None, None]).numpy()
 
     def mask(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -213,12 +227,13 @@ def map_draft(shared: Shared, folder: Path, trained: TrainedMap) -> Draft:
         network=network,
         weights=weights,
         test_image=shared.test_image,
-        test_output=probability_of(network, shared.test_image)[None, None],
-        sample_output=shared.probability,
+        test_output=output_of(network, shared.test_image),
+        sample_output=output_of(network, trained.sample).squeeze(),
         own={
             "cutoff": trained.result.cutoff,
             "smallest_artifact_px": trained.result.smallest_artifact_px,
             "gate_threshold": None,
+            **_kinds(trained.result),
             # a U-Net's map changes little in tiles; that of patches from the image's corner on is another one there
             "whole_images_only": method != "unet",
             **_stated(quantised),

@@ -119,6 +119,8 @@ class ArtSegConfig(_Part):
     validation: Mapping[str, Any] = Field(default_factory=dict)
     # mean and standard deviation over training images, see `artseg_models.likeness`
     image_features: Mapping[str, tuple[float, float]] = Field(default_factory=dict)
+    # what the further channels of map and classifier show, in their order
+    kinds: tuple[str, ...] = ()
     iou_cost: Mapping[str, float] = Field(default_factory=dict)
     # OpenVINO's file of the network in int8, an attachment
     int8: str | None = None

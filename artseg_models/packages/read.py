@@ -117,7 +117,10 @@ class Package:
     whole_images_only : bool
         The model decides on the image as a whole, so it may not be run in tiles.
     classifier : Path or None
-        ONNX file of the classifier, which takes what the segmentation takes and gives (batch, 2): clean, artifact.
+        ONNX file of the classifier, which takes what the segmentation takes and gives (batch, 2 + kinds): clean,
+        artifact, and each kind.
+    kinds : tuple of str
+        Kinds of artifact that the model tells apart: what the channels of its map after the first one show.
     stated : bool
         Whether the package itself states cutoff, smallest artifact and gate; if not, they are 0.5, 0 and none.
     weights : mapping of str to Path
@@ -161,6 +164,7 @@ class Package:
     binning: int
     whole_images_only: bool
     classifier: Path | None
+    kinds: tuple[str, ...]
     stated: bool
     weights: Mapping[str, Path]
     architecture: Architecture | None
@@ -218,7 +222,11 @@ class Package:
         return np.ascontiguousarray(upright.reshape(shape), dtype=self.input_dtype)
 
     def output_map(self, output: NDArray[Any]) -> NDArray[np.float32]:
-        """Take the map (y, x) out of the network's output for one image.
+        """Take the map (y, x) out of the network's output for one image; see `output_maps`."""
+        return self.output_maps(output)[0]
+
+    def output_maps(self, output: NDArray[Any]) -> NDArray[np.float32]:
+        """Take the map, and after it that of each kind, (1 + kinds, y, x) out of the network's output for one image.
 
         Raises
         ------
@@ -226,18 +234,20 @@ class Package:
             The output has other axes than the package states.
         """
         sizes = dict(zip(self.output_axes, output.shape, strict=False))
+        channels = 1 + len(self.kinds)
         if output.ndim != len(self.output_axes) or any(
-            size != 1 for axis, size in sizes.items() if axis not in ("y", "x")
+            size != (channels if axis == "channel" else 1) for axis, size in sizes.items() if axis not in ("y", "x")
         ):
             raise ArtSegError(
                 f"The model {self.id} gave an output of shape {output.shape}; its description promises the axes "
-                f"{', '.join(self.output_axes)} with one image and one channel. Use another package."
+                f"{', '.join(self.output_axes)} with one image and {channels} channel(s). Use another package."
             )
-        upright = self.output_axes.index("y") < self.output_axes.index("x")
-        flat = np.asarray(output, dtype=np.float32)
-        if upright:
-            return flat.reshape(sizes["y"], sizes["x"])
-        return np.ascontiguousarray(flat.reshape(sizes["x"], sizes["y"]).T)
+        order = [self.output_axes.index(axis) for axis in ("y", "x")]
+        if "channel" in self.output_axes:
+            order.insert(0, self.output_axes.index("channel"))
+        rest = [axis for axis in range(output.ndim) if axis not in order]
+        moved = np.transpose(np.asarray(output, dtype=np.float32), [*rest, *order])
+        return np.ascontiguousarray(moved).reshape(channels, sizes["y"], sizes["x"])
 
 
 def read_package(path: Path, *, cache: Path | None = None, any_kind: bool = False) -> Package:
@@ -392,7 +402,9 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
     described = read_description(load_yaml(find_description(folder)), source=source)
     image, result = _only_tensors(described, source=source)
     y, x = (_spatial(image, result, name, source=source) for name in ("y", "x"))
-    kind = _kind(result, source=source)
+    config = read_config(described, source=source)
+    kinds = config.kinds if config else ()
+    kind = _kind(result, 1 + len(kinds), source=source)
     if kind == "classification" and not any_kind:
         raise ArtSegError(
             f"{source} ({described.name}) classifies whole images; expected a model that gives a map of the image. "
@@ -404,7 +416,6 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         if kind == "segmentation"
         else ()
     )
-    config = read_config(described, source=source)
     classifier = None
     if config is not None and config.classifier is not None and config.classifier.attachment is not None:
         classifier = _inside(folder, config.classifier.attachment, source=source)
@@ -438,6 +449,7 @@ def _package(path: Path, folder: Path, digest: str, *, any_kind: bool) -> Packag
         binning=config.binning if config else 1,
         whole_images_only=config.whole_images_only if config else False,
         classifier=classifier,
+        kinds=kinds,
         stated=config is not None,
         weights=MappingProxyType(weights),
         architecture=_architecture(folder, described, source=source),
@@ -496,7 +508,7 @@ def _only_tensors(described: Description, *, source: str) -> tuple[Tensor, Tenso
     return image, result
 
 
-def _kind(result: Tensor, *, source: str) -> Kind:
+def _kind(result: Tensor, expected: int, *, source: str) -> Kind:
     names = {axis.name for axis in result.axes}
     channels = [axis for axis in result.axes if axis.type == "channel"]
     if not {"y", "x"} & names:
@@ -507,9 +519,10 @@ def _kind(result: Tensor, *, source: str) -> Kind:
         for axis in result.axes
         if axis.type not in ("batch", "channel") and axis.name not in ("y", "x") and axis.size != 1
     ]
-    if count != 1 or others or not {"y", "x"} <= names:
+    if count != expected or others or not {"y", "x"} <= names:
+        maps = "one map" if expected == 1 else f"{expected} maps, of artifacts and of each kind that it names,"
         raise ArtSegError(
-            f"{source} gives {count} channels over the axes {', '.join(sorted(names))}; expected one map over y and x. "
+            f"{source} gives {count} channels over the axes {', '.join(sorted(names))}; expected {maps} over y and x. "
             "Use another package."
         )
     return "segmentation"

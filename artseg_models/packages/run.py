@@ -37,6 +37,7 @@ class ClassifierShape(_Part):
     depth: int
     width: int
     binning: int
+    kinds: int = 0
 
 
 class UNetShape(_Part):
@@ -45,6 +46,7 @@ class UNetShape(_Part):
     width: int
     levels: int
     binning: int
+    kinds: int = 0
 
 
 class Training(_Part):
@@ -70,6 +72,8 @@ class RunResult(_Part):
     smallest_artifact_px: int = Field(ge=0)
     gate_threshold: float | None = Field(default=None, ge=0.0, le=1.0)
     pixel_size_um: float | None = Field(default=None, gt=0.0)
+    #: of artifacts, in the order of the networks' further outputs
+    kinds: tuple[str, ...] = ()
     training: Training
     scorecam: Mapping[str, Any] = Field(default_factory=dict)
     validation: Mapping[str, Any] = Field(default_factory=dict)
@@ -158,6 +162,8 @@ class MapResult(_Part):
     smallest_artifact_px: int = Field(ge=0)
     gate_threshold: None = None
     pixel_size_um: float | None = Field(default=None, gt=0.0)
+    #: as of `RunResult`
+    kinds: tuple[str, ...] = ()
     training: Training
     scorecam: Mapping[str, Any] = Field(default_factory=dict)
     validation: Mapping[str, Any] = Field(default_factory=dict)

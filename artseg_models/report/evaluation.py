@@ -1,4 +1,4 @@
-"""One figure of an evaluation: precision-recall curve, spread over images, figures with intervals."""
+"""Figures of an evaluation: precision-recall curve, spread over images, figures with intervals; kinds of artifact."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # matplotlib leaves the types of its keyword arguments open.
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from artseg_models.evaluate import Evaluation
-from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, plain, save_figure
+from artseg_models.kind_scores import KindFigures
+from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, WHITE, plain, save_figure
 from artseg_models.scores import Figure as Value
 
 _SHOWN: Mapping[str, str] = {
@@ -102,3 +104,76 @@ def write_reliability_figure(evaluation: Evaluation, path: Path) -> None:
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="probability given", ylabel="share that is artifact")
     figure.supxlabel(evaluation.audit.line(), fontsize=6, color=MUTED, x=0.01, ha="left")
     save_figure(figure, path, audit={"Description": evaluation.audit.line()})
+
+
+def write_kinds_figure(evaluation: Evaluation, path: Path) -> bool:
+    """Draw which kinds of artifact are taken for which, and how well images tell each, as PNG.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Of a model that tells kinds.
+    path : Path
+        The PNG file, written whole or not at all.
+
+    Returns
+    -------
+    bool
+        False where nothing was written: the model tells no kinds, or no image names one.
+    """
+    found = evaluation.by_kind()
+    if found is None:
+        return False
+    rows, columns = found.taken_for.shape
+    width, height = (2.2 + 0.85 * columns, 1.9 + 0.55 * rows) if found.drawn else (3.0, 0.0)
+    figure = Figure(figsize=(5.6 + width, max(3.4, height, 1.6 + 0.5 * len(found.kinds))), layout="constrained")
+    if found.drawn:
+        shares, images = figure.subplots(1, 2, width_ratios=(width, 5.2))
+        _draw_shares(shares, found)
+    else:
+        images = figure.subplots()
+    _draw_kinds_of_images(images, found)
+    figure.supxlabel(evaluation.audit.line(), fontsize=6, color=MUTED, x=0.01, ha="left")
+    save_figure(figure, path, audit={"Description": evaluation.audit.line()})
+    return True
+
+
+def _draw_shares(axes: Axes, found: KindFigures) -> None:
+    axes.set_title("Pixels of each true kind, by what they were found as", loc="left", fontsize=10, color=INK)
+    shares = found.shares
+    # white to the blue of what a model predicts
+    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("found", [WHITE, BLUE]), vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(shares.shape):
+        share = float(shares[row, column])
+        said = "-" if share != share else f"{100 * share:.0f} %"
+        axes.text(column, row, said, ha="center", va="center", fontsize=9, color=WHITE if share > 0.55 else INK)
+    totals = found.taken_for.sum(axis=1)
+    axes.set_xticks(range(len(found.kinds) + 1), [*found.kinds, "not found"], rotation=30, ha="right")
+    axes.set_yticks(
+        range(len(found.true_kinds)),
+        [
+            f"{kind}{' (unknown to the model)' if kind in found.unknown else ''}\n{total:,} px"
+            for kind, total in zip(found.true_kinds, totals.tolist(), strict=True)
+        ],
+    )
+    axes.set(xlabel="found as", ylabel="true kind")
+    axes.axvline(len(found.kinds) - 0.5, color=MUTED, linewidth=1)
+    if found.unknown:
+        axes.axhline(len(found.kinds) - 0.5, color=MUTED, linewidth=1)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_kinds_of_images(axes: Axes, found: KindFigures) -> None:
+    axes.set_title(f"F1 of each kind on {found.images} images, 95 % intervals", loc="left", fontsize=10, color=INK)
+    for at, score in enumerate(reversed(found.scores)):
+        value, low, high = score.image_f1
+        axes.plot([low, high], [at, at], color=BLUE, linewidth=2, alpha=0.6)
+        axes.scatter([value], [at], s=32, color=BLUE, zorder=3)
+        axes.text(1.05, at, "-" if value != value else f"{value:.2f}", va="center", fontsize=9, color=INK)
+    held = [score.images.true_positive + score.images.false_negative for score in found.scores]
+    names = [f"{score.kind}\n{number} images" for score, number in zip(found.scores, held, strict=True)]
+    axes.set_yticks(range(len(names)), names[::-1])
+    axes.set(xlim=(-0.02, 1.2), ylim=(-0.6, len(names) - 0.4))
+    axes.set_xticks(np.linspace(0, 1, 6))
+    plain(axes)

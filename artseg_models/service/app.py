@@ -435,6 +435,9 @@ def _segment(
         "tiles": prediction.tiles,
         "note": " ".join(notes) or None,
         "unlike": None if math.isnan(distance) else distance,
+        "kinds": prediction.kinds,
+        "object_kinds": prediction.object_kinds.tolist(),
+        "image_kinds": dict(prediction.image_kinds),
         "seconds": prediction.seconds,
         "artseg": __version__,
     }

@@ -156,6 +156,8 @@ class Offer:
         As `Package` has them.
     cutoff : float
         Stated by the package.
+    kinds : tuple of str
+        Kinds of artifact that it tells apart, in their order; empty where it tells none.
     """
 
     path: Path
@@ -166,6 +168,7 @@ class Offer:
     sha256: str
     trained_on: str
     cutoff: float
+    kinds: tuple[str, ...]
 
 
 class Catalogue:
@@ -252,6 +255,7 @@ class Catalogue:
                         sha256=package.sha256,
                         trained_on=package.trained_on,
                         cutoff=package.cutoff,
+                        kinds=package.kinds,
                     )
                     if package.kind == "segmentation"
                     else None  # a classifier gives no map

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from artseg_models.errors import ArtSegError
 
 #: grows whenever an older client or service would misunderstand the other
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 PROTOCOL_HEADER = "X-ArtSeg-Protocol"
 OPTIONS_HEADER = "X-ArtSeg-Options"

@@ -16,6 +16,7 @@ from artseg_models.files import whole_file, write_text
 from artseg_models.images import write_image
 from artseg_models.labels import LabelledImage, LabelSet, MaskSource, mark_simulated, with_splits, write_labels
 from artseg_models.progress import track
+from artseg_models.simulate.artifacts import ARTIFACTS
 from artseg_models.simulate.fields import SimulatedField, simulate_field
 from artseg_models.simulate.optics import draw_look
 
@@ -38,6 +39,7 @@ def simulate_training_set(
     shape: tuple[int, int] = (512, 512),
     seed: int = 0,
     artifact_fraction: float = 0.5,
+    kinds: Sequence[str] | None = None,
 ) -> Path:
     """Simulate brightfield fields with image-level labels, to train from.
 
@@ -55,6 +57,9 @@ def simulate_training_set(
         The same seed gives the same files.
     artifact_fraction : float
         Share of fields with artifacts, 0 to 1.
+    kinds : sequence of str, optional
+        Draw artifacts of these kinds only, of `artifacts.ARTIFACTS`. The labels then name the kinds of each field, and
+        `masks/` holds a mask for each of them too, `FIELD_KIND.png`. Default: all kinds, and none is named.
 
     Returns
     -------
@@ -64,8 +69,12 @@ def simulate_training_set(
     Raises
     ------
     ArtSegError
-        An impossible number, or a file that cannot be written.
+        An impossible number, an unknown kind or none, or a file that cannot be written.
     """
+    if kinds is not None and not kinds:
+        raise ArtSegError(f"Expected kinds of artifact to simulate, got none; choose from {', '.join(ARTIFACTS)}.")
+    # a kind that is named twice is no more frequent for that
+    asked = None if kinds is None else tuple(dict.fromkeys(kinds))
     spoilt = spoilt_fields(fields, artifact_fraction, seed)
     of_a_well = min(_FIELDS_OF_A_WELL, max(1, fields // _FEWEST_WELLS))
     images: list[LabelledImage] = []
@@ -75,6 +84,7 @@ def simulate_training_set(
             seed=(seed, _FIELDS, number),
             shape=shape,
             artifact=bool(spoilt[number]),
+            kinds=asked,
             look=draw_look(np.random.default_rng((seed, _LOOKS, well))),
         )
         # the name must not tell what is to be learned
@@ -85,6 +95,10 @@ def simulate_training_set(
         if field.kinds:
             mask = folder / "masks" / f"{name}.png"
             write_image(mask, field.artifact_mask)
+        kind_masks: dict[str, MaskSource] = {}
+        for kind in sorted(field.kind_masks if asked else ()):
+            kind_masks[kind] = MaskSource(folder / "masks" / f"{name}_{kind.replace(' ', '-')}.png")
+            write_image(kind_masks[kind].path, field.kind_masks[kind])
         images.append(
             LabelledImage(
                 path=image,
@@ -92,6 +106,8 @@ def simulate_training_set(
                 split=None,
                 group=f"well{well + 1:03d}",
                 mask=MaskSource(mask) if mask else None,
+                kinds=tuple(kind_masks),
+                kind_masks=kind_masks,
             )
         )
     mark_simulated(folder)

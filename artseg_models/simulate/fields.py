@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -81,6 +81,9 @@ class SimulatedField:
         Pixels of the mask that each artifact brought, in the order of `kinds`; one artifact may lie in pieces.
     signal_truth : ndarray of float64 of shape (N,)
         Mean counts of the signal channel over each nucleus, had there been neither artifact nor noise.
+    kind_masks : mapping of str to ndarray of bool of shape (y, x)
+        For each of `kinds` what its artifacts visibly change; where kinds overlap, a pixel belongs to both. Together
+        they are `artifact_mask`.
     """
 
     brightfield: NDArray[np.uint16]
@@ -92,6 +95,7 @@ class SimulatedField:
     kinds: tuple[str, ...]
     artifact_areas: tuple[int, ...]
     signal_truth: NDArray[np.float64]
+    kind_masks: Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass
@@ -102,6 +106,31 @@ class _Scene:
     dna: Floats
     signal: Floats
     change: Floats
+
+
+@dataclass
+class _Seen:
+    """What artifacts visibly change in the field.
+
+    Attributes
+    ----------
+    mask : ndarray of bool of shape (y, x)
+        What any of them changes.
+    kind_masks : dict
+        Kind to what artifacts of this kind change, as `mask`.
+    present : list of (str, int)
+        Kind of each artifact, and the pixels of the mask that it brought.
+    """
+
+    mask: NDArray[np.bool_]
+    kind_masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict[str, NDArray[np.bool_]])
+    present: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+
+    def add(self, kind: str, footprint: NDArray[np.bool_]) -> None:
+        """Take in an artifact by the pixels (y, x) of the field that it changes."""
+        self.present.append((kind, int(np.count_nonzero(footprint & ~self.mask))))
+        self.mask |= footprint
+        self.kind_masks[kind] = self.kind_masks.get(kind, np.zeros_like(self.mask)) | footprint
 
 
 def simulate_field(
@@ -184,113 +213,106 @@ def simulate_field(
         signal=0.90 * blurred_signal + 0.14 * broad_blur(blurred_signal, max(3.0, 13 * zoom)),
         change=np.zeros(canvas, dtype=np.float32),
     )
-    field = (slice(margin, margin + shape[0]), slice(margin, margin + shape[1]))
-    unspoilt = scene.signal[field].copy()
-    present: list[tuple[str, int]] = []
-    mask = np.zeros(shape, dtype=np.bool_)
+    window = (slice(margin, margin + shape[0]), slice(margin, margin + shape[1]))
+    unspoilt = scene.signal[window].copy()
+    seen = _Seen(np.zeros(shape, dtype=np.bool_))
     if artifact:
-        present, mask = _spoil(scene, of_artifacts, field, tuple(kinds or ARTIFACTS), zoom, areas, alike)
+        _spoil(scene, of_artifacts, window, seen, tuple(kinds or ARTIFACTS), zoom, areas, alike)
     lamp = illumination(shape, seed=look.illumination_seed, strength=look.unevenness)
     beam = illumination(shape, seed=look.illumination_seed + 1, strength=2 * look.unevenness)
 
     def stained(light: Floats, gain: float, background: float) -> Floats:
         return ((light * gain + background) * beam).astype(np.float32)
 
-    nuclei, cell_labels = _number(cells.nuclei[field], cells.cells[field])
+    nuclei, cell_labels = _number(cells.nuclei[window], cells.cells[window])
     truth = stained(unspoilt, look.signal_gain, look.signal_background)
     found = int(nuclei.max())
     return SimulatedField(
         brightfield=photograph(
             of_noise,
-            (scene.brightfield[field] * lamp * look.brightness).astype(np.float32),
+            (scene.brightfield[window] * lamp * look.brightness).astype(np.float32),
             photons_per_count=look.photons_per_count,
             read_noise=12,
         ),
         dna=photograph(
             of_noise,
-            stained(scene.dna[field], look.dna_gain, look.dna_background),
+            stained(scene.dna[window], look.dna_gain, look.dna_background),
             photons_per_count=look.dna_photons,
             read_noise=8,
         ),
         signal=photograph(
             of_noise,
-            stained(scene.signal[field], look.signal_gain, look.signal_background),
+            stained(scene.signal[window], look.signal_gain, look.signal_background),
             photons_per_count=look.signal_photons,
             read_noise=8,
         ),
-        artifact_mask=mask,
+        artifact_mask=seen.mask,
         nuclei=nuclei,
         cells=cell_labels,
-        kinds=tuple(kind for kind, _ in present),
-        artifact_areas=tuple(area for _, area in present),
+        kinds=tuple(kind for kind, _ in seen.present),
+        artifact_areas=tuple(area for _, area in seen.present),
         signal_truth=np.asarray(_mean(truth, nuclei, np.arange(1, found + 1)), dtype=np.float64).reshape(-1),
+        kind_masks=seen.kind_masks,
     )
 
 
 def _spoil(
     scene: _Scene,
     random: np.random.Generator,
-    field: tuple[slice, slice],
+    window: tuple[slice, slice],
+    seen: _Seen,
     kinds: Sequence[str],
     zoom: float,
     areas: Sequence[float] | None,
     alike: bool,
-) -> tuple[list[tuple[str, int]], NDArray[np.bool_]]:
-    """Put artifacts into the scene; give kind and area of each, and the mask of what they visibly change."""
+) -> None:
+    """Put artifacts into the scene, and what they visibly change in the field into `seen`."""
     often = np.array([FREQUENCY[kind] for kind in kinds])
-    mask = np.zeros((field[0].stop - field[0].start, field[1].stop - field[1].start), dtype=np.bool_)
-    present: list[tuple[str, int]] = []
     if areas is not None:
         # large ones first: small ones find room beside them
         for area in sorted(areas, reverse=True):
             fits = np.array([_FEWEST_PIXELS[kind] * zoom**2 <= area <= _MOST_PIXELS[kind] * zoom**2 for kind in kinds])
             chances = often * fits if fits.any() else often
             kind = kinds[int(random.choice(len(kinds), p=chances / chances.sum()))]
-            seen = _place_sized(scene, random, field, mask, kind, area, zoom, alike)
-            if seen:
-                present.append((kind, seen))
+            _place_sized(scene, random, window, seen, kind, area, zoom, alike)
         # a field that is to be spoilt has something to be seen
         speck = max(6.0, min(areas, default=6.0))
-        while not present:
-            seen = _place_sized(scene, random, field, mask, "dust" if "dust" in kinds else kinds[0], speck, zoom, alike)
-            if seen:
-                present.append(("dust" if "dust" in kinds else kinds[0], seen))
+        while not seen.present:
+            _place_sized(scene, random, window, seen, "dust" if "dust" in kinds else kinds[0], speck, zoom, alike)
             speck *= 1.5
-        return present, mask
+        return
     wanted = int(random.choice([1, 2, 3, 4], p=[0.35, 0.3, 0.2, 0.15]))
     for _ in range(_TRIES * wanted):
-        if len(present) == wanted:
+        if len(seen.present) == wanted:
             break
         kind = kinds[int(random.choice(len(kinds), p=often / often.sum()))]
         # from specks to half of the field's width, on a logarithmic scale that leans to the larger half
-        largest = min(LARGEST[kind] * zoom, 0.5 * min(mask.shape))
+        largest = min(LARGEST[kind] * zoom, 0.5 * min(seen.mask.shape))
         smallest = min(_SMALLEST_ARTIFACT * zoom, largest / 2)
         size = smallest * (largest / smallest) ** random.beta(2.0, 1.0)
         made = ARTIFACTS[kind](random, size, zoom)
         if alike:
             made = likened(random, made, zoom)
-        top, left = _corner(random, made, field)
-        seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
-        area = int(np.count_nonzero(seen))
-        if area < _SMALLEST_MASK or np.count_nonzero(mask) + area > MOST_COVERED * mask.size:
+        top, left = _corner(random, made, window)
+        footprint = _footprint(made, top, left, scene.change.shape)[window]
+        area = int(np.count_nonzero(footprint & ~seen.mask))
+        if area < _SMALLEST_MASK or np.count_nonzero(seen.mask) + area > MOST_COVERED * seen.mask.size:
             continue
-        mask |= seen
-        present.append((kind, area))
+        seen.add(kind, footprint)
         _apply(scene, made, top, left)
-    return present, mask
 
 
 def _place_sized(
     scene: _Scene,
     random: np.random.Generator,
-    field: tuple[slice, slice],
-    mask: NDArray[np.bool_],
+    window: tuple[slice, slice],
+    seen: _Seen,
     kind: str,
     area: float,
     zoom: float,
     alike: bool,
-) -> int:
-    """Put an artifact of about a visible area into the scene and the mask; give its area, 0 if it finds no place."""
+) -> None:
+    """Put an artifact of about a visible area into the scene and into `seen`, if it finds a place."""
     seed = int(random.integers(2**63))
     size = 1.2 * math.sqrt(area)
     best: tuple[float, Artifact] | None = None
@@ -309,21 +331,21 @@ def _place_sized(
     assert best is not None
     made = best[1]
     for _ in range(_TRIES):
-        top, left = _corner(random, made, field)
-        seen = _footprint(made, top, left, scene.change.shape)[field] & ~mask
+        top, left = _corner(random, made, window)
+        footprint = _footprint(made, top, left, scene.change.shape)[window]
+        brought = int(np.count_nonzero(footprint & ~seen.mask))
         # the field's border may cut it, but what is left is still of the size that was asked for
-        if np.count_nonzero(seen) >= 0.6 * min(area, np.count_nonzero(_visible(made))) and seen.any():
-            mask |= seen
+        if brought and brought >= 0.6 * min(area, np.count_nonzero(_visible(made))):
+            seen.add(kind, footprint)
             _apply(scene, made, top, left)
-            return int(np.count_nonzero(seen))
-    return 0
+            return
 
 
-def _corner(random: np.random.Generator, made: Artifact, field: tuple[slice, slice]) -> tuple[int, int]:
+def _corner(random: np.random.Generator, made: Artifact, window: tuple[slice, slice]) -> tuple[int, int]:
     """Draw where the upper left corner of an artifact's window lies on the canvas, its middle in the field."""
     return tuple[int, int](
         int(side.start + random.uniform(0.0, float(side.stop - side.start)) - length / 2)
-        for side, length in zip(field, made.transmission.shape, strict=True)
+        for side, length in zip(window, made.transmission.shape, strict=True)
     )
 
 

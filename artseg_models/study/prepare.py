@@ -255,6 +255,8 @@ def _made(item: LabelledImage, dataset: Dataset, folder: Path, binning: int, num
     masked = item.label == "artifact" and item.mask is not None
     mask = read_mask(item, shape=size) if masked else np.zeros(size, np.bool_)
     made: list[LabelledImage] = []
+    if dataset.tiles is not None:  # which of the image's kinds a tile shows is not known
+        item = replace(item, kinds=())
     random = np.random.default_rng((_SPLIT_SEED, number)) if dataset.tile_offset == "random" else None
     for suffix, window in _windows(size, dataset.tiles, random):
         part, part_mask = image.pixels[window], mask[window]
@@ -307,7 +309,14 @@ def _written(
     if label == "artifact" and masked:
         source = MaskSource(folder / "masks" / f"{stem}.png")
         write_image(source.path, binned(mask.astype(np.float32), binning) >= 0.5)
-    return replace(item, path=path, label="artifact" if label == "artifact" else "clean", mask=source)
+    return replace(
+        item,
+        path=path,
+        label="artifact" if label == "artifact" else "clean",
+        mask=source,
+        kinds=item.kinds if label == "artifact" else (),
+        kind_masks={},  # of the original's size, and studies do not score by kind
+    )
 
 
 def _write_ignore(

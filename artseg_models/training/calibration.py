@@ -66,7 +66,7 @@ def calibrate_classifier(network: ResNet, validation: Split, folder: Path, *, de
         pairs = [network.binned_logits(as_batch(validation.images[i], device))[0].cpu() for i in range(len(validation))]
     logits = np.array([float(pair[1] - pair[0]) for pair in pairs], dtype=np.float64)
     temperature = best_temperature(logits, validation.artifact)
-    _divide(network, network.fc, temperature, folder)
+    _divide(network, network.fc, 2, temperature, folder)
     logger.info("Classifier: logits divided by %.2f", temperature)
     return temperature
 
@@ -106,7 +106,7 @@ def calibrate_unet(
         logits.append(values[marks >= 0].astype(np.float64))
         truth.append(marks[marks >= 0] > 0)
     temperature = best_temperature(np.concatenate(logits), np.concatenate(truth))
-    _divide(network, network.head, temperature, folder)
+    _divide(network, network.head, 1, temperature, folder)
     logger.info("U-Net: logits divided by %.2f", temperature)
     return temperature
 
@@ -120,8 +120,9 @@ def _restore(network: nn.Module, folder: Path) -> None:
     network.eval()
 
 
-def _divide(network: nn.Module, last: nn.Linear | nn.Conv2d, temperature: float, folder: Path) -> None:
+def _divide(network: nn.Module, last: nn.Linear | nn.Conv2d, outputs: int, temperature: float, folder: Path) -> None:
+    """Divide the first outputs of the last layer, and write the network; those of kinds stay."""
     with torch.no_grad():
         for parameter in last.parameters():
-            parameter.div_(temperature)
+            parameter[:outputs].div_(temperature)
     save_state(folder / "network.pt", {key: value.cpu() for key, value in network.state_dict().items()})

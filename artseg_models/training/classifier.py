@@ -29,10 +29,10 @@ Vary = Callable[[int, Array, bool, np.random.Generator], tuple[Array, bool]]
 Trial = tuple[Array, bool]
 
 
-def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str) -> ResNet:
+def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str, kinds: int = 0) -> ResNet:
     """Make an untrained classifier on a device."""
     torch.manual_seed(seed)
-    network = ResNet(settings.depth, settings.width, binning).to(device)
+    network = ResNet(settings.depth, settings.width, binning, kinds).to(device)
     if settings.width >= _FEWEST_CHANNELS_LAST:
         # twice as fast on CPUs
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -53,6 +53,7 @@ def train_classifier(
     number: int = 0,
     vary: Vary | None = None,
     trials: Sequence[Trial] = (),
+    kinds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> None:
     """Train a classifier in place, or go on where a killed run stopped.
 
@@ -80,6 +81,9 @@ def train_classifier(
         Changes training images, and their labels with them.
     trials : sequence of (ndarray, bool)
         Further images (y, x), and whether each holds an artifact, that count in the validation loss.
+    kinds : tuple of ndarray, optional
+        (images, kinds) float32 for training and validation: 1 where an image holds an artifact of the kind, 0 where it
+        does not, NaN where that is not known.
 
     Raises
     ------
@@ -87,35 +91,41 @@ def train_classifier(
         The training diverges.
     """
     weights = torch.from_numpy(class_weights(training.artifact, balance)).to(device)
+    named, named_validation = kinds or (_none_named(training), _none_named(validation))
 
-    def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
+    def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor, Tensor]], int]:
         drawn = balanced_draw(training.artifact, balance, random)
         batches = same_size_batches(drawn, training.images, settings.schedule.batch)
 
-        def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        def batch_of(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
             images, truth = [training.images[index] for index in indices], training.artifact[indices].astype(np.int64)
+            named_here = named[indices]
             if vary is not None:
                 for at, index in enumerate(map(int, indices)):
-                    images[at], truth[at] = vary(index, images[at], bool(truth[at]), random)
+                    before = images[at]
+                    images[at], truth[at] = vary(index, before, bool(truth[at]), random)
+                    if images[at] is not before:
+                        named_here[at] = np.nan if truth[at] else 0
             varied, _ = augmented(torch.from_numpy(np.stack(images)[:, None]), None, settings.augmentation, random)
-            return varied.to(device), torch.from_numpy(truth).to(device)
+            return varied.to(device), torch.from_numpy(truth).to(device), torch.from_numpy(named_here).to(device)
 
         return (batch_of(indices) for indices in batches), len(batches)
 
-    def loss_of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, truth = batch
+    def loss_of_batch(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, truth, named_here = batch
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            logits = network.binned_logits(images)
-        return F.cross_entropy(logits.float(), truth, weight=weights)
+            logits, of_kinds = network.logits_and_kinds(images)
+        return F.cross_entropy(logits.float(), truth, weight=weights) + _loss_of_kinds(of_kinds.float(), named_here)
 
     def validation_loss() -> float:
-        plain = ((validation.images[index], artifact) for index, artifact in enumerate(validation.artifact))
-        losses = [
-            F.cross_entropy(
-                network.binned_logits(as_batch(image, device)), torch.tensor([int(artifact)], device=device)
-            ).item()
-            for image, artifact in itertools.chain(plain, trials)
-        ]
+        losses: list[float] = []
+        unknown = np.full(named.shape[1], np.nan, np.float32)
+        plain = zip(range(len(validation)), validation.artifact, named_validation, strict=True)
+        given = ((validation.images[index], artifact, kinds_here) for index, artifact, kinds_here in plain)
+        for image, artifact, kinds_here in itertools.chain(given, ((*trial, unknown) for trial in trials)):
+            logits, of_kinds = network.logits_and_kinds(as_batch(image, device))
+            loss = F.cross_entropy(logits, torch.tensor([int(artifact)], device=device))
+            losses.append((loss + _loss_of_kinds(of_kinds, torch.from_numpy(kinds_here[None]).to(device))).item())
         return float(np.mean(losses))
 
     train_network(
@@ -128,6 +138,23 @@ def train_classifier(
         folder=folder,
         name="Classifier",
     )
+
+
+def _none_named(split: Split) -> NDArray[np.float32]:
+    return np.zeros((len(split), 0), np.float32)
+
+
+def _loss_of_kinds(logits: Tensor, named: Tensor) -> Tensor:
+    """Mean cross-entropy (each kind by itself) over the images and kinds that are known; 0 without any."""
+    known = ~torch.isnan(named)
+    losses = F.binary_cross_entropy_with_logits(logits, named.nan_to_num(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+@torch.inference_mode()
+def kind_probabilities(network: ResNet, image: Array, device: str) -> tuple[float, ...]:
+    """Say for each kind how likely a binned image (y, x) holds an artifact of it, 0..1."""
+    return tuple(map(float, torch.sigmoid(network.logits_and_kinds(as_batch(image, device))[1])[0]))
 
 
 @torch.inference_mode()

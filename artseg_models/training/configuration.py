@@ -234,6 +234,23 @@ class SupervisedSettings(RunSettings):
     )
 
 
+class SegmenterSettings(SupervisedSettings):
+    """What the methods have in common whose U-Net learns pixel labels."""
+
+    kinds: bool | tuple[str, ...] = Field(
+        default=False,
+        description="Tell kinds of artifact apart, as the labels name them: the classifier answers for each, the U-Net "
+        "has a channel for each. true: all that the labels name; a list: these.",
+    )
+
+    @property
+    def named_kinds(self) -> tuple[str, ...]:
+        """The kinds, once `artseg_models.methods.train` has read their names from the labels."""
+        if self.kinds is True:
+            raise ValueError("the names of the kinds are not known yet")
+        return self.kinds or ()
+
+
 class AnomalySettings(RunSettings):
     """What the methods that learn from clean images alone have in common."""
 

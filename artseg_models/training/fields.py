@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from artseg_models.errors import ArtSegError
 from artseg_models.files import whole_file
 from artseg_models.images import check_pixels, normalise, read_image
-from artseg_models.labels import LabelledImage, read_mask
+from artseg_models.labels import LabelledImage, read_kind_mask, read_mask
 from artseg_models.progress import track
 from artseg_models.training.configuration import Augmentation
 
@@ -114,11 +114,12 @@ class Split:
         """
         return [self.mask(index) for index in track(range(len(self)), "Reading masks", len(self))]
 
-    def mask(self, index: int) -> NDArray[np.bool_]:
-        """Read the true mask (y, x) of one image at working resolution; see `masks`."""
+    def mask(self, index: int, *, kind: str | None = None) -> NDArray[np.bool_]:
+        """Read the true mask (y, x) of one image at working resolution, of one kind if wanted; see `masks`."""
         item = self.images.items[index]
         pixels = read_image(item.path, plane=self.plane).pixels
-        mask = read_mask(item, shape=(pixels.shape[0], pixels.shape[1]))
+        shape = (pixels.shape[0], pixels.shape[1])
+        mask = read_mask(item, shape=shape) if kind is None else read_kind_mask(item, kind, shape=shape)
         return binned(mask.astype(np.float32), self.binning) >= 0.5
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from artseg_models.training.fields import WorkingImages
 
-#: (y, x) of one image: True or 1 artifact, False or 0 clean, and in int8 labels -1 unsure, which is not learned from
+#: (y, x) of one image: True or 1 artifact, False or 0 clean; in int8 labels -1 unsure, which is not learned from, and
+#: from 2 on an artifact of which is known of what kinds it may be (`artseg_models.training.kinds`)
 PixelLabel = NDArray[np.bool_] | NDArray[np.int8]
 
 

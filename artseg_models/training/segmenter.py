@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from artseg_models.networks.unet import UNet
 from artseg_models.training.configuration import UNetSettings
 from artseg_models.training.fields import Array, Split, as_batch, augmented, padded_to_multiple
+from artseg_models.training.kinds import FIRST_SET
 from artseg_models.training.loop import train_network
 from artseg_models.training.sampling import PixelLabel, balanced_draw, random_crop
 
@@ -23,10 +24,10 @@ _STAGE = 2
 Vary = Callable[[int, Array, PixelLabel, np.random.Generator], tuple[Array, PixelLabel]]
 
 
-def new_unet(settings: UNetSettings, *, binning: int, seed: int, device: str) -> UNet:
+def new_unet(settings: UNetSettings, *, binning: int, seed: int, device: str, kinds: int = 0) -> UNet:
     """Make an untrained U-Net on a device."""
     torch.manual_seed(seed)
-    network = UNet(settings.width, settings.levels, binning).to(device)
+    network = UNet(settings.width, settings.levels, binning, kinds).to(device)
     # twice as fast on CPUs
     network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return network
@@ -48,6 +49,7 @@ def train_unet(
     number: int = 0,
     vary: Vary | None = None,
     repeats: NDArray[np.int64] | None = None,
+    kinds: NDArray[np.bool_] | None = None,
 ) -> None:
     """Train a U-Net in place, or go on where a killed run stopped.
 
@@ -58,7 +60,7 @@ def train_unet(
     training, validation : Split
         The images.
     training_labels, validation_labels : sequence of ndarray
-        (y, x) for each image: its artifact pixels, bool, or int8 with -1 where nothing is learned.
+        (y, x) for each image: its artifact pixels, see `PixelLabel`.
     folder : Path
         Gets checkpoint, weights and history, see `train_network`.
     settings : UNetSettings
@@ -77,6 +79,8 @@ def train_unet(
         Changes training images and their labels before they are cropped.
     repeats : ndarray, optional
         (images,) how often each training image is seen when it is drawn; once by default.
+    kinds : ndarray, optional
+        (sets, kinds) bool: the kinds that artifacts may be of whose pixels have the value 2, 3 and so on in labels.
 
     Raises
     ------
@@ -87,6 +91,8 @@ def train_unet(
     largest = max(max(training.images.shape(index)) for index in range(len(training)))
     # a crop larger than every image would only be padding
     side = min(settings.crop, -(-largest // multiple) * multiple) // multiple * multiple
+
+    sets = None if kinds is None else torch.from_numpy(kinds).to(device)
 
     def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
         drawn = balanced_draw(training.artifact, balance, random)
@@ -114,7 +120,7 @@ def train_unet(
         images, targets = batch
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = network.binned_logits(images)
-        return _loss(logits.float(), targets)
+        return _loss(logits.float(), targets, sets)
 
     def validation_loss() -> float:
         losses: list[float] = []
@@ -122,7 +128,7 @@ def train_unet(
             image = padded_to_multiple(validation.images[index], multiple)
             target = padded_to_multiple(label.astype(np.float32), multiple)
             logits = network.binned_logits(as_batch(image, device))
-            losses.append(_loss(logits, as_batch(target, device)).item())
+            losses.append(_loss(logits, as_batch(target, device), sets).item())
         return float(np.mean(losses))
 
     train_network(
@@ -137,16 +143,45 @@ def train_unet(
     )
 
 
-def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the pixels that are learned from."""
+def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None) -> Tensor:
+    """Mean cross-entropy over the pixels that are learned from; where kinds are told apart, theirs added.
+
+    Parameters
+    ----------
+    logits : Tensor
+        (batch, 1 + kinds, y, x).
+    targets : Tensor
+        (batch, 1, y, x) float32, see `PixelLabel`.
+    sets : Tensor, optional
+        (sets, kinds) bool.
+    """
     known = targets >= 0
-    losses = F.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
+    losses = F.binary_cross_entropy_with_logits(logits[:, :1], (targets > 0).float(), reduction="none")
+    loss = (losses * known).sum() / known.sum().clamp(min=1)
+    return loss if sets is None else loss + _loss_of_kinds(logits[:, 1:], targets[:, 0], sets)
+
+
+def _loss_of_kinds(logits: Tensor, targets: Tensor, sets: Tensor) -> Tensor:
+    """Mean over the sets of kinds that occur, so that rare ones count; of each -log of what its kinds get in all."""
+    logs = torch.log_softmax(logits, dim=1)
+    of_sets: list[Tensor] = []
+    for number, members in enumerate(sets):
+        there = targets == FIRST_SET + number
+        if there.any():
+            # (kinds, pixels); one of the members it is, whichever
+            of_sets.append(-torch.logsumexp(logs.movedim(1, 0)[:, there][members], dim=0).mean())
+    # with nothing to learn the gradient is still one
+    return torch.stack(of_sets).mean() if of_sets else 0 * logits.sum()
+
+
+def probability_map(network: UNet, image: Array, device: str, *, shape: tuple[int, int] | None = None) -> Array:
+    """Give the probability of artifact, (y, x) float32, for a binned image; of `shape`, before binning, if given."""
+    return probability_maps(network, image, device, shape=shape)[0]
 
 
 @torch.inference_mode()
-def probability_map(network: UNet, image: Array, device: str, *, shape: tuple[int, int] | None = None) -> Array:
-    """Give the probability of artifact, (y, x) float32, for a binned image; of `shape`, before binning, if given."""
+def probability_maps(network: UNet, image: Array, device: str, *, shape: tuple[int, int] | None = None) -> Array:
+    """Give probabilities (1 + kinds, y, x) float32 of artifact and of each kind; see `probability_map`."""
     logits = network.logits_of_any_size(as_batch(image, device))
-    probability = torch.sigmoid(logits) if shape is None else network.probability(logits, *shape)
-    return probability[0, 0].cpu().numpy()
+    probability = network.probabilities(logits) if shape is None else network.probability(logits, *shape)
+    return probability[0].cpu().numpy()

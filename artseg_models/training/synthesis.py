@@ -25,8 +25,18 @@ def cutouts_of_split(split: Split, labels: Sequence[PixelLabel]) -> list[Cutout]
     chosen = np.flatnonzero(split.artifact)
     found: list[Cutout] = []
     for index in track(map(int, chosen), "Cutting artifacts out", len(chosen)):
-        found += cutouts_of(split.images[index], labels[index] > 0)
+        label = labels[index]
+        found += cutouts_of(split.images[index], label > 0, label=label.astype(np.int8))
     return found
+
+
+def _one_of(cutouts: Sequence[Cutout], random: np.random.Generator) -> Cutout:
+    """Draw a cutout; where kinds are told apart each set of kinds as often as any other, so that rare ones are seen."""
+    values = sorted({cutout.value for cutout in cutouts})
+    if len(values) > 1:
+        value = values[int(random.integers(len(values)))]
+        cutouts = [cutout for cutout in cutouts if cutout.value == value]
+    return cutouts[int(random.integers(len(cutouts)))]
 
 
 def pasting(
@@ -49,13 +59,16 @@ def pasting(
     def vary(index: int, image: Array, label: PixelLabel, random: np.random.Generator) -> tuple[Array, PixelLabel]:
         if artifact[index] or random.random() >= share:
             return image, label
+        value = 1
         if invented and random.random() < invented:
             rows, columns = map(int, image.shape)
             anomaly = random_anomaly(random, largest=min(rows, columns) // 2)
             new, mask = pasted(image, anomaly, (int(random.integers(rows)), int(random.integers(columns))))
         else:
-            new, mask = with_artifact(image, cutouts, random)
-        return as_normalised(new, image), mask
+            cutout = _one_of(cutouts, random)
+            new, mask = with_artifact(image, cutout, random)
+            value = cutout.value
+        return as_normalised(new, image), np.where(mask, value, 0).astype(np.int8)
 
     return vary
 
@@ -95,7 +108,7 @@ def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], sha
                 mask = other if other.shape == image.shape else mask
             image, artifact = painted_out(image, mask, random, margin=_MARGIN), False
         if pastes:
-            image, pixels = with_artifact(image, cutouts, random)
+            image, pixels = with_artifact(image, _one_of(cutouts, random), random)
             artifact = artifact or bool(pixels.any())
         # painted and pasted images must not be told by their contrast
         return as_normalised(image, before), artifact

@@ -13,7 +13,7 @@ import urllib.request
 LOOPBACK = "127.0.0.1"
 
 #: the same number stands in `artseg_models/service/protocol.py`
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 #: a connection that is idle for longer is not used again: a service keeps it open for 60 s, proxies for 5 s and more

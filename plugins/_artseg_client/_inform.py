@@ -75,8 +75,8 @@ def list_models(server="", device="auto", python=""):
     Returns
     -------
     list of dict
-        `id`, `name`, `version`, `sha256`, `trained_on`, `cutoff`, `file`, `format_version`; the newest version of a
-        model first.
+        `id`, `name`, `version`, `sha256`, `trained_on`, `cutoff`, `kinds`, `file`, `format_version`; the newest version
+        of a model first.
 
     Raises
     ------
@@ -95,16 +95,18 @@ def list_models(server="", device="auto", python=""):
 
 def describe_offer(offer):
     """Give what a list of models says of one, as text."""
-    rows = (
-        ("id", "id"),
-        ("name", "name"),
-        ("version", "version"),
-        ("SHA-256", "sha256"),
-        ("cutoff", "cutoff"),
-        ("trained on", "trained_on"),
-        ("file", "file"),
-    )
-    return "\n".join(f"{title:<12}{offer[name]}" for title, name in rows)
+    rows = [
+        ("id", offer["id"]),
+        ("name", offer["name"]),
+        ("version", offer["version"]),
+        ("SHA-256", offer["sha256"]),
+        ("cutoff", offer["cutoff"]),
+        ("trained on", offer["trained_on"]),
+        ("file", offer["file"]),
+    ]
+    if offer["kinds"]:
+        rows.append(("kinds", ", ".join(f"{number} {kind}" for number, kind in enumerate(offer["kinds"], 1))))
+    return "\n".join(f"{title:<12}{value}" for title, value in rows)
 
 
 def show_model(package, python="", model="", server="", device="auto"):

@@ -85,7 +85,9 @@ def segment(
         `result` holds model_id, model_name, model_version, model_sha256, image_probability (None without
         classifier), gate_open, gate_threshold (None where no gate was used), cutoff, smallest_artifact_px, device,
         engine, tiles, note (None where there is nothing to tell), unlike (distance from the model's training images,
-        None where it is not known), seconds, artseg.
+        None where it is not known), kinds (names of the kinds of artifact that the model tells apart; empty for a
+        model that tells none, and so are the next two), object_kinds (the kind of objects 1..N as its place among the
+        names, counted from 1), image_kinds (the classifier's probability of each kind by its name), seconds, artseg.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +120,69 @@ def images(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def package(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small U-Net that has seen these very artifacts, exported as any model is."""
+    run = tmp_path_factory.mktemp("run") / "small"
+    truth = [field.artifact_mask[None] for field in fields.values()]
+    return trained_package(run, [field.brightfield for field in fields.values()], truth)
+
+
+@pytest.fixture(scope="session")
+def fields_of_kinds(fields: dict[str, SimulatedField]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Parts of the fields (112, 128) uint16: the dark disc is dust, and below it lies a bright bar, a fibre.
+
+    With the masks (3, y, x) bool: artifact, dust, fibre.
+    """
+    made = {}
+    for name, field in fields.items():
+        top, left = (max(0, int(indices.min()) - 8) for indices in np.nonzero(field.artifact_mask))
+        part = (slice(min(top, SHAPE[0] - 112), None), slice(min(left, SHAPE[1] - 128), None))
+        pixels, dust = (array[part][:112, :128].copy() for array in (field.brightfield, field.artifact_mask))
+        fibre = np.zeros_like(dust)
+        fibre[90:102, 10:110] = True
+        assert not (fibre & dust).any()
+        pixels[fibre] = 39000
+        made[name] = pixels, np.stack([fibre | dust, dust, fibre])
+    return made
+
+
+@pytest.fixture(scope="session")
+def package_of_kinds(
+    fields_of_kinds: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A small U-Net that tells dust from fibres."""
+    run = tmp_path_factory.mktemp("run") / "small-kinds"
+    images, truth = zip(*fields_of_kinds.values(), strict=True)
+    return trained_package(run, images, truth, kinds=("dust", "fibre"), unet={"width": 8, "levels": 2}, steps=60)
+
+
+def trained_package(
+    run: Path,
+    images: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    *,
+    kinds: Sequence[str] = (),
+    unet: Mapping[str, int] | None = None,
+    steps: int = 30,
+) -> Path:
+    """Train a U-Net on images (y, x) for truth (1 + kinds, y, x), and export it beside a classifier that never learned.
+
+    Gives the package.
+    """
     from artseg_models.packages.export import export_packages
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    run = tmp_path_factory.mktemp("run") / "small"
-    networks = {"classifier": (ResNet, {"depth": 10, "width": 4}), "unet": (UNet, {"width": 6, "levels": 3})}
+    count = {"kinds": len(kinds)} if kinds else {}
+    networks = {
+        "classifier": (ResNet, {"depth": 10, "width": 4, **count}),
+        "unet": (UNet, {**(unet or {"width": 6, "levels": 3}), **count}),
+    }
     made = {name: kind(**arguments, binning=1) for name, (kind, arguments) in networks.items()}
-    batch = torch.as_tensor(np.stack([normalise(field.brightfield) for field in fields.values()])[:, None])
-    truth = torch.as_tensor(np.stack([field.artifact_mask for field in fields.values()])[:, None]).float()
+    batch = torch.as_tensor(np.stack([normalise(pixels) for pixels in images])[:, None])
+    truth_of_batch = torch.as_tensor(np.stack(truth)).float()
     optimiser = torch.optim.Adam(made["unet"].parameters(), lr=0.02)
-    for _ in range(30):
+    for _ in range(steps):
         optimiser.zero_grad()
-        torch.nn.functional.binary_cross_entropy(made["unet"](batch), truth).backward()
+        torch.nn.functional.binary_cross_entropy(made["unet"](batch), truth_of_batch).backward()
         optimiser.step()
     # so few steps leave the running statistics behind: take them anew
     for module in made["unet"].modules():
@@ -141,7 +191,7 @@ def package(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPath
     with torch.no_grad():
         made["unet"](batch)
     result = {
-        "name": "small",
+        "name": run.name,
         "method": "ScoreCAM-U-Net",
         "cutoff": 0.4,
         "smallest_artifact_px": 25,
@@ -150,12 +200,13 @@ def package(fields: dict[str, SimulatedField], tmp_path_factory: pytest.TempPath
         "training": {"source": "labels.csv", "counts": {"train": {"clean": 1, "artifact": 2}}, "epochs": 40},
         "scorecam": {},
         "validation": {},
+        **({"kinds": list(kinds)} if kinds else {}),
     }
     for name, network in made.items():
         (run / name).mkdir(parents=True)
         torch.save(network.state_dict(), run / name / "network.pt")
         result[name] = networks[name][1] | {"binning": 1}
-    tifffile.imwrite(run / "sample.tiff", next(iter(fields.values())).brightfield)
+    tifffile.imwrite(run / "sample.tiff", images[0])
     (run / "result.json").write_text(json.dumps(result))
     return export_packages(run, run / "packages")[1]
 

@@ -88,6 +88,8 @@ found["masked"] = {
     "fraction": float(measurements.get_current_image_measurement("ArtSeg_AreaFraction_Artifacts")),
     "displayed": sorted(workspace.display_data.__dict__),
     "plain": is_plain(workspace.display_data),
+    "kinds": image_measurement(workspace, "Kinds"),
+    "kind_numbers": [int(number) for number in measurements.get_current_measurement("Artifacts", "ArtSeg_KindNumber")],
 }
 found.update(columns_against_measurements(module, workspace, ("Image", "Artifacts")))
 found["chosen_by_category"] = [

@@ -45,8 +45,8 @@ def message_of(function, *arguments):
     return None
 
 
-def drawn(module, workspace):
-    """Draw a module's figure from its display data; gives titles and table rows in the order of the drawing."""
+def drawing_calls(module, workspace):
+    """Draw a module's figure from its display data; gives name, arguments and options of each call."""
     calls = []
 
     class Figure:
@@ -54,6 +54,12 @@ def drawn(module, workspace):
             return lambda *arguments, **options: calls.append((name, arguments, options))
 
     module.display(workspace, Figure())
+    return calls
+
+
+def drawn(module, workspace):
+    """Draw a module's figure from its display data; gives titles and table rows in the order of the drawing."""
+    calls = drawing_calls(module, workspace)
     titles = [options["title"] for name, _, options in calls if name.startswith("subplot_imshow")]
     ((rows, labels),) = [
         (arguments[2], options["row_labels"]) for name, arguments, options in calls if name == "subplot_table"

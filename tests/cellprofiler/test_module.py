@@ -80,7 +80,15 @@ def test_masked_pixels_are_in_neither_mask(found: dict[str, Any]) -> None:
 
 
 def test_display_gets_arrays_and_texts_only(found: dict[str, Any]) -> None:
-    assert found["masked"]["displayed"] == ["clean", "labels", "pixels", "probability", "statistics"]
+    assert found["masked"]["displayed"] == [
+        "clean",
+        "kinds",
+        "labels",
+        "object_kinds",
+        "pixels",
+        "probability",
+        "statistics",
+    ]
     assert found["masked"]["plain"]
     assert found["drawn"]["titles"] == ["Brightfield, outlined", "CleanMask (usable)", "Probability of artifact"]
     table = {row: text for row, (text,) in found["drawn"]["table"].items()}
@@ -104,6 +112,11 @@ def test_declared_measurements_are_the_made_ones(found: dict[str, Any]) -> None:
     assert found["unmeasured"] == []
     assert "ArtSeg_AreaFraction_Artifacts" in found["chosen_by_category"]
     assert "ArtSeg_ModelSHA256_Artifacts" in found["chosen_by_category"]
+
+
+def test_a_model_that_tells_no_kinds_gives_none(found: dict[str, Any]) -> None:
+    assert found["masked"]["kinds"] == ""
+    assert found["masked"]["kind_numbers"] == [0] * len(found["masked"]["objects"][1:])
 
 
 def test_no_artifact_is_no_failure(found: dict[str, Any]) -> None:

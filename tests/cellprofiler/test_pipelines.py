@@ -111,7 +111,8 @@ def assert_database_holds_the_tables(out: Path) -> None:
     with closing(sqlite3.connect(out / "DefaultDB.db")) as opened:
         for name, at_least in (("Image", 12), ("Nuclei", 3), ("Artifacts", 2)):
             stored = pd.read_sql(f"SELECT * FROM MyExpt_Per_{name}", opened)
-            exported = table(out, name)
+            # an empty text, such as the kinds of a model that tells none, is no missing number
+            exported = pd.read_csv(out / f"{name}.csv", keep_default_na=False, na_values=["nan"])
             ours = [column for column in exported.columns if column.startswith("ArtSeg_")]
             assert len(ours) >= at_least
             assert len(stored) == len(exported) > 0

@@ -125,15 +125,15 @@ def test_the_original_is_never_overwritten(tmp_path: Path, surface: np.ndarray, 
 
 @pytest.fixture
 def labels(tmp_path: Path, surface: np.ndarray, mask: np.ndarray) -> Path:
-    rows = ["image,label,split,group,mask"]
+    rows = ["image,label,split,group,mask,kinds"]
     for number, split in enumerate(("train", "train", "test", "")):
         image = surface + np.random.default_rng(number).normal(0, 20, SHAPE)
         image[mask] = 200
         write_image(tmp_path / f"a{number}.tif", image.astype(np.uint16))
         write_image(tmp_path / f"m{number}.png", mask)
-        rows.append(f"a{number}.tif,artifact,{split},well{number // 2},m{number}.png")
+        rows.append(f"a{number}.tif,artifact,{split},well{number // 2},m{number}.png,dust")
     write_image(tmp_path / "c.tif", surface.astype(np.uint16))
-    rows.append("c.tif,clean,train,well0,")
+    rows.append("c.tif,clean,train,well0,,")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     return tmp_path / "labels.csv"
 
@@ -145,7 +145,7 @@ def test_twins_stand_in_one_table_split_and_group(labels: Path, tmp_path: Path, 
     assert [item.label for item in table.images] == ["artifact", "clean"] * 4 + ["clean"]
     for original, twin in zip(table.images[:8:2], table.images[1:8:2], strict=True):
         assert (original.split, original.group) == (twin.split, twin.group)
-        assert twin.mask is None
+        assert (twin.mask, twin.kinds, original.kinds) == (None, (), ("dust",))
         before, after = read_image(original.path).pixels, read_image(twin.path).pixels
         assert before[mask].mean() == 200
         assert after[mask].mean() > 2500

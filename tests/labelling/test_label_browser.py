@@ -254,6 +254,22 @@ def test_people_see_how_far_they_agree_and_look_at_where_they_do_not(
     assert page.inner_text("#standing") == "artifact (anna), clean (ben): people disagree"
 
 
+def test_the_page_says_that_a_training_tells_kinds_apart(
+    fields: Callable[..., Path], label: Callable[..., Any], opened: Open
+) -> None:
+    folder = fields(10)
+    store = Store([folder], folder / "labels.csv", order="name")
+    for number, record in enumerate(store.shown()):
+        store.decide([record.name], label="artifact", kind=("dust", "fibre")[number % 2], who="anna")
+    page = opened(label(folder, "--order", "name", "--name", "anna").address)
+    page.click("#tab-model")
+    page.wait_for_function("() => document.getElementById('model-labels').textContent.includes('10 artifact')")
+    assert page.inner_text("#model-labels").endswith(" The training tells kinds apart: dust, fibre.")
+    # it is said once, however often the page looks
+    page.wait_for_timeout(2000)
+    assert page.inner_text("#model-labels").count("The training tells") == 1
+
+
 # as VIA 2 draws the shapes of an image, corner by corner, and as every reader of GeoJSON fills a polygon with holes
 FILLED = """({ shapes, rule, width, height }) => {
     const context = new OffscreenCanvas(width * 4, height * 4).getContext('2d');

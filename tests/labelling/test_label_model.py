@@ -27,7 +27,7 @@ from artseg_models.labelling.jobs import Job, Jobs
 from artseg_models.labelling.model import Asked, ModelPanel
 from artseg_models.labelling.results import Exported, Judged, ResultsPanel, Stroke
 from artseg_models.labelling.store import Store
-from artseg_models.labels import LabelledImage, MaskSource, read_labels, read_mask
+from artseg_models.labels import LabelledImage, MaskSource, kinds_of, read_labels, read_mask
 from artseg_models.segment import COLUMNS
 
 Fields = Callable[..., Path]
@@ -48,6 +48,27 @@ def labelled(folder: Path, count: int) -> Store:
     for record in store.shown()[:count]:
         store.decide([record.name], label="artifact" if "artefakt" in record.name else "clean", who="a")
     return store
+
+
+def test_a_training_tells_kinds_apart_where_two_are_named_often_enough(fields: Fields) -> None:
+    store = labelled(fields(30), 30)
+    spoilt = [record.name for record in store.shown() if "artefakt" in record.name]
+    assert len(spoilt) == 10
+
+    def told(*settings: str) -> tuple[list[str], bool]:
+        panel = ModelPanel(store, settings=settings)
+        command = panel.commands([Asked(step="train")])["train"]
+        return panel.state()["kinds"], "--kinds" in shlex.split(command)
+
+    for at, name in enumerate(spoilt[:9]):
+        store.decide([name], label="artifact", kind="fibre" if at % 2 else "dust", who="a")
+    assert told() == ([], False)  # four fibres
+    store.decide([spoilt[9]], label="artifact", kind="fibre", who="a")
+    assert told() == (["dust", "fibre"], True)
+    assert kinds_of(read_labels(store.table).images) == ("dust", "fibre")
+    assert told("unet.width=4", "kinds=false") == ([], False)  # somebody decided otherwise
+    store.decide([spoilt[9]], label="clean", who="a")
+    assert told() == ([], False)
 
 
 @pytest.mark.slow

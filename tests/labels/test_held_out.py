@@ -23,7 +23,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ellipses that differ in place along x, in size and in direction, independently; two images a group."""
     folder = tmp_path_factory.mktemp("held_out")
     random = np.random.default_rng(0)
-    rows = ["image,label,split,group,mask"]
+    rows = ["image,label,split,group,mask,kinds"]
     sizes, turns = random.permutation(COUNT), random.permutation(COUNT)
     for number in range(COUNT):
         for copy in range(2):
@@ -34,11 +34,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask[draw.ellipse(30, 20 + 4 * number + copy, radius, radius / 2, shape=mask.shape, rotation=turn)] = True
             write_image(folder / f"{name}.png", random.integers(0, 255, mask.shape).astype(np.uint8))
             write_image(folder / f"{name}_mask.png", mask)
-            rows.append(f"{name}.png,artifact,train,{number},{name}_mask.png")
+            rows.append(f"{name}.png,artifact,train,{number},{name}_mask.png,dust")
     for number in range(12):
         write_image(folder / f"clean{number}.png", random.integers(0, 255, (60, 100)).astype(np.uint8))
         # one of a group with artifacts
-        rows.append(f"clean{number}.png,clean,train,{0 if number == 0 else f'clean{number}'},")
+        rows.append(f"clean{number}.png,clean,train,{0 if number == 0 else f'clean{number}'},,")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     return folder / "labels.csv"
 
@@ -57,6 +57,7 @@ def test_an_end_of_the_range_is_held_out_and_the_rest_is_not(table: Path, tmp_pa
     assert not held & {*seen[0], *seen[1]}
     assert min(map(len, seen)) > 2
     assert len(labels.images) == len(read_labels(table).images)
+    assert {(item.label, item.kinds) for item in labels.images} == {("artifact", ("dust",)), ("clean", ())}
     for item in labels.images:
         assert {other.split for other in labels.images if other.group == item.group} == {item.split}
     clean = [sum(i.label == "clean" and i.split == split for i in labels.images) for split in ("train", "test")]

@@ -22,6 +22,8 @@ from artseg_models.labels import (
     LabelSet,
     MaskSource,
     check_labels,
+    kinds_of,
+    read_kind_mask,
     read_labels,
     read_mask,
     require_both_classes,
@@ -563,3 +565,132 @@ def test_unsure_images_are_counted_and_left_out(tmp_path: Path) -> None:
     assert len(read_labels(path).images) == 4
     report = check_labels(path)
     assert (report.unsure, report.missing) == (2, [])
+
+
+# ---- kinds of artifact ----
+
+KINDS_HEADER = "image,label,split,group,mask,kinds,kind,kind_masks"
+
+
+def kinds_set(folder: Path, rows: list[str]) -> Path:
+    """Write a table of kinds, with the masks `masks/1_dust.png` and `masks/1_fibre.png` beside those of `csv_set`."""
+    path = csv_set(folder, rows, header=KINDS_HEADER)
+    for kind, seed in (("dust", 1), ("fibre", 2)):
+        write_image(folder / "masks" / f"1_{kind}.png", artifact_pixels(seed))
+    return path
+
+
+KINDS = [
+    "images/0.tif,clean,train,a,,,,",
+    "images/1.tif,artifact,train,b,masks/1.png,fibre;dust;fibre,,dust=masks/1_dust.png; fibre = masks/1_fibre.png",
+    "images/2.tif,artifact,train,c,,,dead clump,",
+    "images/3.tif,artifact,train,d,masks/3.png,bubble,,",
+    "images/4.tif,artifact,train,e,masks/4.png,,,",
+    "images/5.tif,artifact,train,f,,,,dust=masks/1_dust.png",
+]
+
+
+def test_kinds_are_read_from_every_column_that_names_them(tmp_path: Path) -> None:
+    images = read_labels(kinds_set(tmp_path, KINDS)).images
+    assert [image.kinds for image in images] == [(), ("dust", "fibre"), ("dead clump",), ("bubble",), (), ("dust",)]
+    assert [image.kinds_drawn for image in images] == [True, True, False, True, False, True]
+    assert kinds_of(images) == ("bubble", "dead clump", "dust", "fibre")
+    assert len(set(images)) == 6  # they can be members of sets
+
+
+def test_masks_by_kind(tmp_path: Path) -> None:
+    clean, both, undrawn, alone, unnamed, _ = read_labels(kinds_set(tmp_path, KINDS)).images
+    for kind, seed in (("dust", 1), ("fibre", 2)):
+        np.testing.assert_array_equal(read_kind_mask(both, kind, shape=SHAPE), artifact_pixels(seed))
+    # an artifact mask is the mask of the only kind that is there
+    np.testing.assert_array_equal(read_kind_mask(alone, "bubble", shape=SHAPE), artifact_pixels(3))
+    for image, kind in ((clean, "dust"), (both, "bubble"), (alone, "dust"), (undrawn, "dust")):
+        assert not read_kind_mask(image, kind, shape=SHAPE).any()
+    with pytest.raises(
+        ArtSegError, match=r"2\.tif is labelled artifact, names dead clump, and has no mask of dead clump"
+    ):
+        read_kind_mask(undrawn, "dead clump", shape=SHAPE)
+    with pytest.raises(ArtSegError, match=r"names no kind, and has no mask of dust\. Add dust=FILE"):
+        read_kind_mask(unnamed, "dust", shape=SHAPE)
+    with pytest.raises(ArtSegError, match=r"1_dust\.png has 48 x 40 pixels.*Mask and image must have the same size"):
+        read_kind_mask(both, "dust", shape=(50, 50))
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ("dust;;fibre,,", "a kind of artifact has an empty name"),
+        ('"dust,fibre",,', "the kind of artifact 'dust,fibre' has , in its name"),
+        ("dust=1,,", "the kind of artifact 'dust=1' has = in its name"),
+        (",dust;fibre,", "the kind of artifact 'dust;fibre' has ; in its name"),
+        (",,masks/1_dust.png", "kind_masks must be like dust=FILE;fibre=FILE, not 'masks/1_dust.png'"),
+        (",,=masks/1_dust.png", "a kind of artifact has an empty name"),
+        (",,dust=masks/1_dust.png;dust=masks/1.png", "kind_masks names dust twice"),
+        ("fibre,,dust=masks/1_dust.png", "kind_masks names dust, which is not among the kinds of the image: fibre"),
+        (",,dust=masks/none.png", "there is no mask"),
+    ],
+)
+def test_kinds_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, cells: str, says: str) -> None:
+    path = kinds_set(tmp_path, ["images/0.tif,clean,,a,,,,", f"images/1.tif,artifact,,b,,{cells}"])
+    with pytest.raises(ArtSegError) as raised:
+        read_labels(path)
+    assert f"line 3: {says}" in str(raised.value)
+
+
+def test_kinds_of_a_clean_image_are_not_used(tmp_path: Path) -> None:
+    path = kinds_set(tmp_path, ["images/0.tif,clean,,a,,dust,,dust=masks/1_dust.png", "images/1.tif,artifact,,b,,,,"])
+    report = check_labels(path)
+    assert report.errors == []
+    assert any("line 2: the kinds of artifact of a clean image are not used" in said for said in report.warnings)
+    image = read_labels(path).images[0]
+    assert (image.kinds, image.kind_masks) == ((), {})
+
+
+def test_a_written_table_keeps_kinds_and_their_masks(tmp_path: Path) -> None:
+    low = [*KINDS[:3], KINDS[3].replace("bubble", "dust")]
+    for rows, polarity in ((KINDS, "auto"), (low, "artifact-low")):
+        labels = read_labels(kinds_set(tmp_path / polarity, rows), mask_polarity=polarity)  # type: ignore[arg-type]
+        write_labels(tmp_path / polarity / "run" / "splits.csv", with_splits(labels).images)
+        again = read_labels(tmp_path / polarity / "run" / "splits.csv").images
+        assert [image.kinds for image in again] == [image.kinds for image in labels.images]
+        for image, before in zip(again, labels.images, strict=True):
+            assert list(image.kind_masks) == list(before.kind_masks)
+            for kind in image.kind_masks:
+                np.testing.assert_array_equal(
+                    read_kind_mask(image, kind, shape=SHAPE), read_kind_mask(before, kind, shape=SHAPE)
+                )
+    # nothing of it where no image names a kind
+    write_labels(tmp_path / "plain.csv", read_labels(csv_set(tmp_path / "csv", GOOD)).images)
+    assert (tmp_path / "plain.csv").read_text().splitlines()[0] == "image,label,split,group,mask"
+
+
+def test_what_a_table_cannot_say_of_kinds_is_not_written(tmp_path: Path) -> None:
+    high, low = (MaskSource(tmp_path / f"{value}.png", artifact_high=value == "high") for value in ("high", "low"))
+    path = tmp_path / "a.tif"
+    for kinds, mask, own, says in (
+        (("a;b",), None, {}, "kinds of artifact that a table can name"),
+        (("dust",), high, {"dust": low}, "one meaning of high values in all masks"),
+        (("dust",), None, {"dust": MaskSource(tmp_path / "a;b.png")}, "a path without semicolon"),
+    ):
+        with pytest.raises(ArtSegError, match=says):
+            write_labels(tmp_path / "labels.csv", [LabelledImage(path, "artifact", None, "a", mask, kinds, own)])
+        assert not (tmp_path / "labels.csv").exists()
+
+
+def test_check_counts_kinds(tmp_path: Path) -> None:
+    rows = [*KINDS, "images/6.tif,artifact,train,g,,Dust,,"]
+    path = kinds_set(tmp_path, rows)
+    image_file(tmp_path / "images" / "6.tif", 6)
+    write_image(tmp_path / "masks" / "1_fibre.png", np.zeros(SHAPE, np.uint8))
+    report = check_labels(path)
+    assert report.kinds == {"dust": 2, "fibre": 1, "dead clump": 1, "bubble": 1, "Dust": 1}
+    assert (report.without_kind, report.kind_masks) == (1, 3)
+    assert any("1.tif names the kind fibre and its mask of it is empty" in said for said in report.warnings)
+    assert any("Dust and dust count as different kinds" in said for said in report.warnings)
+    done = CliRunner().invoke(app, ["labels", "check", str(path)], env={"COLUMNS": "200"})
+    assert "dust (2 images), " in done.output
+    assert "; 1 artifact images name none" in done.output
+    assert "3 artifact images have one for each kind that they name" in done.output
+    plain = CliRunner().invoke(app, ["labels", "check", str(csv_set(tmp_path / "csv", GOOD))])
+    assert "Kinds" not in plain.output
+    assert check_labels(csv_set(tmp_path / "csv", GOOD)).kinds == {}

@@ -255,13 +255,14 @@ def test_a_change_moves_the_mask_with_the_artifact():
 
 
 def test_artifacts_are_pasted_on_clean_images_alone():
-    cutout = Cutout(np.full((9, 9), 5, np.float32), np.ones((9, 9), bool))
+    cutout = Cutout(np.full((9, 9), 5, np.float32), np.ones((9, 9), bool), value=3)
     vary = pasting(np.array([False, True]), [cutout], 0.5)
     image, label = np.random.default_rng(2).normal(0, 1, (50, 50)).astype(np.float32), np.zeros((50, 50), np.int8)
     results = [vary(0, image, label, np.random.default_rng(seed)) for seed in range(100)]
     changed_ones = [(new, mask) for new, mask in results if mask.any()]
     assert 30 < len(changed_ones) < 70
-    assert all(new[mask].mean() > 2 for new, mask in changed_ones), "the label is where the artifact is"
+    assert all(new[mask == 3].mean() > 2 for new, mask in changed_ones), "the label is where the artifact is"
+    assert all(set(np.unique(mask)) == {0, 3} for _, mask in changed_ones), "and says what it said of it before"
     assert all(new.std() == pytest.approx(image.std(), rel=0.01) for new, _ in changed_ones)
     assert vary(1, image, label, np.random.default_rng(0))[0] is image
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,35 +26,87 @@ from artseg_models.service.rendezvous import read_rendezvous, rendezvous_path
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pixels more than two standard deviations below the image's mean are artifact, from 20 pixels on."""
+    nodes = [
+        helper.make_node("Add", ["image", "depth"], ["above"]),
+        helper.make_node("Mul", ["above", "slope"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["probability"]),
+    ]
+    constants = {"depth": np.float32([2]), "slope": np.float32([-4])}
     folder = tmp_path_factory.mktemp("dark") / "dark-unet"
-    folder.mkdir()
+    return write_package(folder, nodes, constants, name="Dark is artifact", identifier="dark-artifact")
+
+
+@pytest.fixture(scope="session")
+def package_of_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pixels more than two standard deviations from the image's mean are artifact: dust below it, fibres above.
+
+    The classifier gives 0.75 for dust and 0.25 for fibres, whatever it sees.
+    """
+    nodes = [
+        helper.make_node("Mul", ["image", "signs"], ["departure"]),
+        helper.make_node("ReduceMax", ["departure"], ["largest"], axes=[1]),
+        helper.make_node("Concat", ["largest", "departure"], ["all"], axis=1),
+        helper.make_node("Sub", ["all", "depth"], ["above"]),
+        helper.make_node("Mul", ["above", "slope"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["probability"]),
+    ]
+    signs = np.float32([-1, 1]).reshape(1, 2, 1, 1)
+    constants = {"signs": signs, "depth": np.float32([2]), "slope": np.float32([4])}
+    folder = tmp_path_factory.mktemp("kinds") / "kinds-unet"
+    write_package(folder, nodes, constants, name="Far is artifact", identifier="far-artifact", kinds=("dust", "fibre"))
+    says = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Mul", ["flat", "nothing"], ["zero"]),
+        helper.make_node("Add", ["zero", "always"], ["probability"]),
+    ]
+    always = {"nothing": np.float32([[0]]), "always": np.float32([[0.25, 0.75, 0.75, 0.25]])}
+    save_network(folder / "classifier.onnx", says, always, ["batch", 4])
+    description = json.loads((folder / "rdf.yaml").read_text())
+    description["config"]["artseg"]["classifier"] = {"id": "always-the-same", "attachment": "classifier.onnx"}
+    (folder / "rdf.yaml").write_text(json.dumps(description))
+    return folder
+
+
+def save_network(path: Path, nodes: list[Any], constants: dict[str, np.ndarray], shape: list[str | int]) -> None:
+    """Write an ONNX network from `image` (batch, 1, y, x) to `probability` of the given shape."""
     graph = helper.make_graph(
-        [
-            helper.make_node("Add", ["image", "depth"], ["above"]),
-            helper.make_node("Mul", ["above", "slope"], ["logit"]),
-            helper.make_node("Sigmoid", ["logit"], ["probability"]),
-        ],
-        "dark",
+        nodes,
+        path.stem,
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, "y", "x"])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["batch", 1, "y", "x"])],
-        [
-            onnx.numpy_helper.from_array(np.float32([2]), "depth"),
-            onnx.numpy_helper.from_array(np.float32([-4]), "slope"),
-        ],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, str(folder / "weights.onnx"))
-    leading = [{"type": "batch"}, {"type": "channel", "channel_names": ["grey"]}]
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def write_package(
+    folder: Path,
+    nodes: list[Any],
+    constants: dict[str, np.ndarray],
+    *,
+    name: str,
+    identifier: str,
+    kinds: tuple[str, ...] = (),
+) -> Path:
+    """Write an unpacked package of a network; gives its folder."""
+    folder.mkdir()
+    save_network(folder / "weights.onnx", nodes, constants, ["batch", 1 + len(kinds), "y", "x"])
+    batch = {"type": "batch"}
     description = {
         "type": "model",
         "format_version": "0.5.10",
-        "name": "Dark is artifact",
-        "id": "dark-artifact",
+        "name": name,
+        "id": identifier,
         "version": "1.2.3",
         "inputs": [
             {
                 "id": "image",
-                "axes": [*leading, *({"type": "space", "id": axis, "size": {"min": 32, "step": 1}} for axis in "yx")],
+                "axes": [
+                    batch,
+                    {"type": "channel", "channel_names": ["grey"]},
+                    *({"type": "space", "id": axis, "size": {"min": 32, "step": 1}} for axis in "yx"),
+                ],
                 "preprocessing": [
                     {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["channel", "y", "x"], "eps": 1e-6}}
                 ],
@@ -63,13 +116,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "id": "probability",
                 "axes": [
-                    *leading,
+                    batch,
+                    {"type": "channel", "channel_names": ["artifact", *kinds]},
                     *({"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}} for axis in "yx"),
                 ],
             }
         ],
         "weights": {"onnx": {"source": "weights.onnx", "sha256": sha256(folder / "weights.onnx"), "opset_version": 17}},
-        "config": {"artseg": {"cutoff": 0.5, "smallest_artifact_px": 20, "gate_threshold": None}},
+        "config": {"artseg": {"cutoff": 0.5, "smallest_artifact_px": 20, "gate_threshold": None, "kinds": kinds}},
     }
     (folder / "rdf.yaml").write_text(json.dumps(description))  # JSON is YAML
     return folder

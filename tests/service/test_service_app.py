@@ -24,7 +24,7 @@ from artseg_models.likeness import UNLIKE, image_features, summarise_features
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
 from artseg_models.service.app import Activity, Limits, create_app
-from artseg_models.service.models import LoadedModel, ModelCache, load_model
+from artseg_models.service.models import Catalogue, LoadedModel, ModelCache, load_model
 from artseg_models.service.protocol import OPTIONS_HEADER, PROTOCOL_HEADER, PROTOCOL_VERSION, read_arrays
 
 HEADERS = {"Authorization": "Bearer right", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
@@ -115,6 +115,43 @@ def test_an_image_gives_probability_objects_and_model(service: InProcess, packag
     (model,) = service.get("/models", headers=HEADERS).json()["loaded"]
     assert model["id"] == "dark-artifact"
     assert (model["device"], model["engine"]) == ("cpu", os.environ["ARTSEG_ENGINE"])
+
+
+def test_the_kind_of_each_artifact_is_told(
+    service: InProcess, package: Path, package_of_kinds: Path, image: np.ndarray
+) -> None:
+    image[5:10, 60:80] = image[50:60, 10:30] = 0.07
+
+    def ask(model: Path) -> tuple[dict[str, Any], np.ndarray]:
+        answer = service.post("/segment", content=npy(image), headers=options(model))
+        result, _, labels = arrays(answer.content)
+        return json.loads(result.tobytes()), labels
+
+    result, labels = ask(package_of_kinds)
+    assert [int(labels[place]) for place in ((5, 60), (20, 40), (50, 10))] == [1, 2, 3]
+    assert result["kinds"] == ["dust", "fibre"]
+    assert result["object_kinds"] == [2, 1, 2]
+    assert result["image_kinds"] == {"dust": 0.75, "fibre": 0.25}
+    result, labels = ask(package)
+    assert labels.max() == 1
+    assert (result["kinds"], result["object_kinds"], result["image_kinds"]) == ([], [], {})
+
+
+def test_the_list_of_models_tells_their_kinds(
+    package: Path, package_of_kinds: Path, tmp_path: Path, artseg_client: ModuleType
+) -> None:
+    from _artseg_client._inform import describe_offer
+
+    for model in (package, package_of_kinds):
+        shutil.copytree(model, tmp_path / model.name)
+    service = InProcess(build(ModelCache(device="cpu"), catalogue=Catalogue(tmp_path)))
+    offered = {offer["id"]: offer for offer in service.get("/models", headers=HEADERS).json()["offered"]}
+    assert {name: offer["kinds"] for name, offer in offered.items()} == {
+        "dark-artifact": [],
+        "far-artifact": ["dust", "fibre"],
+    }
+    assert describe_offer(offered["far-artifact"]).endswith("\nkinds       1 dust, 2 fibre")
+    assert "kinds " not in describe_offer(offered["dark-artifact"])
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,18 @@ def test_the_client_gets_what_the_predictor_says(
         assert stat.S_IMODE(shared_state.stat().st_mode) == 0o700
 
 
+def test_the_client_gets_the_kinds_that_the_predictor_tells(
+    artseg_client: ModuleType, package_of_kinds: Path, image: np.ndarray
+) -> None:
+    image[50:60, 10:30] = 0.07
+    here = Predictor(read_package(package_of_kinds), device="cpu").predict(image)
+    there = artseg_client.segment(image, str(package_of_kinds))
+    assert np.array_equal(there.labels, here.labels)
+    assert there.result["kinds"] == list(here.kinds) == ["dust", "fibre"]
+    assert there.result["object_kinds"] == here.object_kinds.tolist() == [1, 2]
+    assert there.result["image_kinds"] == here.image_kinds
+
+
 def test_workers_that_start_at_once_share_one_service(
     repository: Path, package: Path, image: np.ndarray, tmp_path: Path, fresh_state: Path
 ) -> None:

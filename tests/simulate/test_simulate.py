@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
 from artseg_models.images import check_pixels, read_image, read_mask_image
-from artseg_models.labels import check_labels, read_labels, read_mask
+from artseg_models.labels import check_labels, kinds_of, read_kind_mask, read_labels, read_mask
 from artseg_models.simulate import (
     MOST_COVERED,
     VISIBLE_CHANGE,
@@ -175,6 +175,26 @@ def test_the_mask_is_where_the_light_changes(kind: str) -> None:
         assert change[spoilt.artifact_mask].max() > VISIBLE_CHANGE
 
 
+def test_masks_by_kind_make_up_the_mask() -> None:
+    shared = 0
+    for seed in range(8):
+        # many artifacts in little room: kinds overlap
+        field = simulate_field(seed=(5, seed), shape=SHAPE, artifact=True, cell_density=5, areas=[1500.0] * 8)
+        assert set(field.kind_masks) == set(field.kinds)
+        stacked = np.stack(list(field.kind_masks.values()))
+        assert (stacked.dtype, stacked.shape[1:]) == (np.bool_, SHAPE)
+        assert np.array_equal(stacked.any(axis=0), field.artifact_mask)
+        shared += int((stacked.sum(axis=0) > 1).sum())
+        for kind, mask in field.kind_masks.items():
+            brought = sum(area for one, area in zip(field.kinds, field.artifact_areas, strict=True) if one == kind)
+            others = np.any([other for name, other in field.kind_masks.items() if name != kind], axis=0)
+            assert np.count_nonzero(mask & ~others) <= brought <= np.count_nonzero(mask)
+    assert shared > 0
+    alone = field_of(3, "dust")
+    assert np.array_equal(alone.kind_masks["dust"], alone.artifact_mask)
+    assert field_of(3).kind_masks == {}
+
+
 @pytest.mark.parametrize("kind", list(ARTIFACTS))
 def test_artifacts_act_on_every_channel(kind: str) -> None:
     changes = {"dna": 0.0, "signal": 0.0}
@@ -269,6 +289,39 @@ def test_a_training_set_is_sound_and_repeats(tmp_path: Path) -> None:
     for image in labels.images:
         assert read_mask(image, shape=(96, 112)).any() == (image.label == "artifact")
         assert image.label not in image.path.name
+
+
+def test_a_training_set_of_some_kinds_names_them_and_has_their_masks(tmp_path: Path) -> None:
+    command = ["simulate", "training", str(tmp_path), "--fields", "16", "--side", "128", "--artifact-fraction", "0.75"]
+    done = CliRunner().invoke(app, [*command, "--kinds", "dust, dead clump,dust,bubble"])
+    assert done.exit_code == 0, done.output
+    images = read_labels(tmp_path).images
+    spoilt = [image for image in images if image.label == "artifact"]
+    assert len(spoilt) == 12
+    assert kinds_of(images) == ("bubble", "dead clump", "dust")
+    assert max(len(image.kinds) for image in spoilt) > 1
+    for image in spoilt:
+        masks = [read_kind_mask(image, kind, shape=(128, 128)) for kind in image.kinds]
+        assert all(mask.any() for mask in masks)
+        assert np.array_equal(np.any(masks, axis=0), read_mask(image, shape=(128, 128)))
+        for kind in image.kinds:
+            assert image.kind_masks[kind].path.name == f"{image.path.stem}_{kind.replace(' ', '-')}.png"
+    report = check_labels(tmp_path)
+    assert (report.errors, report.without_kind, report.kind_masks) == ([], 0, 12)
+
+
+def test_a_training_set_of_all_kinds_names_none(tmp_path: Path) -> None:
+    simulate_training_set(tmp_path, fields=4, shape=(96, 96))
+    assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "image,label,split,group,mask"
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("kinds", "says"), [("ghost,dust", "no artifacts named ghost; choose"), (" ,", "got none")])
+def test_kinds_that_are_not_there_are_refused(kinds: str, says: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["simulate", "training", str(tmp_path / "set"), "--kinds", kinds])
+    assert isinstance(done.exception, ArtSegError)
+    assert says in str(done.exception)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_plate_carries_its_truth(tmp_path: Path) -> None:

@@ -133,6 +133,18 @@ def test_fewer_images_keep_both_classes(squares: Path, tmp_path: Path) -> None:
     assert counts["test", "clean"] == 3
 
 
+def test_whole_images_keep_their_kinds_and_tiles_do_not(squares: Path, tmp_path: Path) -> None:
+    table = squares / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    spoilt = [",artifact," in row for row in rows]
+    kinds = [f"{row},{'dust;fibre' if found else ''}" for row, found in zip(rows, spoilt, strict=True)]
+    (squares / "kinds.csv").write_text("\n".join([f"{header},kinds", *kinds]) + "\n")
+    whole = prepare("a", dataset(labels="kinds.csv", twins=["train"]), tmp_path / "a", data=squares).labels
+    assert {(item.label, item.kinds) for item in whole.images} == {("artifact", ("dust", "fibre")), ("clean", ())}
+    tiled = prepare("b", dataset(labels="kinds.csv", tiles=32), tmp_path / "b", data=squares).labels
+    assert {item.kinds for item in tiled.images} == {()}
+
+
 def test_missing_data_says_where_paths_start(tmp_path: Path) -> None:
     with pytest.raises(ArtSegError, match="--data"):
         prepare("a", dataset(labels="nowhere/labels.csv"), tmp_path / "a", data=tmp_path)

@@ -123,6 +123,7 @@ function drawModel(state) {
   at("model-labels").textContent = labelled < state.enough
     ? `${state.clean} clean and ${state.artifact} artifact. From ${state.enough} labels on a first training is worth it: ${state.enough - labelled} more.`
     : `${state.clean} clean and ${state.artifact} artifact.`;
+  if (state.kinds.length) at("model-labels").append(` The training tells kinds apart: ${state.kinds.join(", ")}.`);
   for (const button of document.querySelectorAll(".act")) {
     const { step } = button.dataset;
     if (["doubt", "export"].includes(step)) button.disabled = job.running || !state.run;
