@@ -91,7 +91,14 @@ def fit_background(
             f"{source}: expected a mask of {pixels.shape[1]} x {pixels.shape[0]} pixels like its image, got "
             f"{mask.shape[1]} x {mask.shape[0]}."
         )
-    terms = _polynomial(mask.shape, order, fitted_px=int(np.count_nonzero(~mask)), source=source)
+    outside = int(np.count_nonzero(~mask))
+    needed = _fewest_pixels(order)
+    if outside < needed:
+        raise ArtSegError(
+            f"{source}: expected at least {needed} pixels outside the mask to fit a background of order {order} to, "
+            f"got {outside}. Give a smaller mask or a lower order."
+        )
+    terms = _polynomial(mask.shape, order)
     # the normal equations: a matrix of all pixels would need gigabytes on large fields
     chosen = [term[~mask] for term in terms]
     values = pixels[~mask].astype(np.float64)
@@ -100,19 +107,22 @@ def fit_background(
     return sum((weight * term for weight, term in zip(weights, terms, strict=True)), np.zeros(mask.shape))
 
 
-def _polynomial(shape: tuple[int, ...], order: int, *, fitted_px: int, source: str) -> list[NDArray[np.float64]]:
-    """Give the terms, each of (y, x), of a polynomial in y and x, which go from -1 to 1 over an image."""
+def _fewest_pixels(order: int) -> int:
+    """Give how many pixels a polynomial is fitted to at least; refuse an order that no background has."""
     if not 0 <= order <= 6:
         raise ArtSegError(f"Expected an order of the background from 0 to 6, got {order}. The paper's is 2.")
-    powers = [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
-    if fitted_px < _PIXELS_A_COEFFICIENT * len(powers):
-        raise ArtSegError(
-            f"{source}: expected at least {_PIXELS_A_COEFFICIENT * len(powers)} pixels outside the mask to fit a "
-            f"background of order {order} to, got {fitted_px}. Give a smaller mask or a lower order."
-        )
+    return _PIXELS_A_COEFFICIENT * len(_powers(order))
+
+
+def _powers(order: int) -> list[tuple[int, int]]:
+    return [(p, q) for p in range(order + 1) for q in range(order + 1 - p)]
+
+
+def _polynomial(shape: tuple[int, ...], order: int) -> list[NDArray[np.float64]]:
+    """Give the terms, each of (y, x), of a polynomial in y and x, which go from -1 to 1 over an image."""
     y: NDArray[np.float64] = np.linspace(-1, 1, shape[0])[:, None]
     x: NDArray[np.float64] = np.linspace(-1, 1, shape[1])[None, :]
-    return [np.broadcast_to(y**p * x**q, shape) for p, q in powers]
+    return [np.broadcast_to(y**p * x**q, shape) for p, q in _powers(order)]
 
 
 def fit_undisturbed_background(pixels: NDArray[Any], *, order: int = 2) -> NDArray[np.float64]:
@@ -138,7 +148,12 @@ def fit_undisturbed_background(pixels: NDArray[Any], *, order: int = 2) -> NDArr
     ArtSegError
         The order is out of range, or the image has too few pixels for it.
     """
-    polynomial = _polynomial(pixels.shape, order, fitted_px=pixels.size, source="image")
+    if pixels.size < _fewest_pixels(order):
+        raise ArtSegError(
+            f"Expected images of at least {_fewest_pixels(order)} pixels to find their background in, got "
+            f"{pixels.shape[1]} x {pixels.shape[0]} (after binning). Bin less, or use images of whole fields of view."
+        )
+    polynomial = _polynomial(pixels.shape, order)
     values = pixels.ravel().astype(np.float64)
     spread = float(values.std())
     if spread == 0:
