@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from artseg_models.cli.terminal import LABELS_HELP, app, console
@@ -64,15 +65,19 @@ def ablation(
     )
     write_ablation_figure(found, out / "ablation.png")
     curve = write_annotation_figure(found, out / "annotation.png")
-    table = Table(title="Test images", title_justify="left")
-    for name in ("rung", "", "seed", "minutes", "image F1", "labels", "precision", "recall", "IoU", "of supervised"):
-        table.add_column(name)
-    for one in found:
+    run = [one for one in found if one.iou is not None]
+    # narrow: what a rung changes stands in the figure, and in the lines below
+    table = Table("rung", "seed", "min", "img F1", "labels", "prec", "recall", "IoU", "ratio", box=SIMPLE_HEAD)
+    for one in run:
         values = [one.image_f1, one.label_iou, one.precision, one.recall, one.iou, one.ratio]
-        absent = "not run" if one.iou is None else ""
-        shown = [absent if value is None else f"{value:.3f}" for value in values]
-        spent = "" if one.minutes is None else f"{one.minutes:.0f}"
-        table.add_row(one.rung.name, one.rung.title, str(one.seed), spent, *shown)
-    console.print(table)
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        table.add_row(one.rung.name, str(one.seed), "" if one.minutes is None else f"{one.minutes:.0f}", *shown)
+    if run:
+        console.print(table)
+        for title in {one.rung.name: f"{one.rung.name}: {one.rung.title}" for one in run}.values():
+            console.print(title, highlight=False, soft_wrap=True)
+    missing = [f"{one.rung.name} (seed {one.seed})" for one in found if one.iou is None]
+    if missing:
+        console.print(f"Not run: {', '.join(missing)}", highlight=False)
     more = ", annotation.png" if curve else ""
     console.print(f"Written to {out}: ablation.csv, ablation.png{more}", highlight=False)

@@ -18,6 +18,18 @@ class Convolutions(nn.Sequential):
         super().__init__(*layers)
 
 
+class KindHead(nn.Sequential):
+    """What one scale says of the kinds of artifact: 3x3 convolution, batch normalisation and ReLU, then logits."""
+
+    def __init__(self, width: int, kinds: int) -> None:
+        super().__init__(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, kinds, 1),
+        )
+
+
 class UNet(nn.Module):
     """Artifact probability for every pixel of a brightfield image of any size.
 
@@ -44,7 +56,9 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(Convolutions(1 if level == 0 else width, width) for level in range(levels))
         self.bottleneck = Convolutions(width, width)
         self.decoder = nn.ModuleList(Convolutions(2 * width, width) for _ in range(levels))
-        self.head = nn.Conv2d(width, 1 + kinds, 1)
+        self.head = nn.Conv2d(width, 1, 1)
+        # what a kind looks like shows at any scale, so all levels of the decoder have a say
+        self.kind_heads = nn.ModuleList(KindHead(width, kinds) for _ in range(levels + 1 if kinds else 0))
 
     def binned_logits(self, image: Tensor) -> Tensor:
         """Logits for an image that is already binned, with sides that are multiples of 2**levels.
@@ -66,9 +80,22 @@ class UNet(nn.Module):
             skips.append(x)
             x = F.max_pool2d(x, 2)
         x = self.bottleneck(x)
+        scales = [x]
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        return self.head(x)
+            scales.append(x)
+        return torch.cat([self.head(x), self._kind_logits(scales)], dim=1) if self.kinds else self.head(x)
+
+    def _kind_logits(self, scales: list[Tensor]) -> Tensor:
+        """Add up what each scale, from the coarsest on, says of the kinds: (batch, kinds, y, x) logits."""
+        found: Tensor | None = None
+        for head, features in zip(self.kind_heads, scales, strict=True):
+            finer = head(features)
+            if found is not None:
+                finer = finer + F.interpolate(found, scale_factor=2.0, mode="bilinear", align_corners=False)
+            found = finer
+        assert found is not None
+        return found
 
     def logits_of_any_size(self, image: Tensor) -> Tensor:
         """Logits for an image that is already binned, of any size from 17 x 17 on: padded by reflection and cropped.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from artseg_models.ablation import Scored
 from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, plain, save_figure
@@ -76,6 +77,8 @@ def write_annotation_figure(found: Sequence[Scored], path: Path) -> bool:
     axes.set(
         xscale="log", xlabel="minutes of an expert (2 s a label, 279 s a mask)", ylabel="IoU of pixels, test images"
     )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     save_figure(figure, path)
     return True

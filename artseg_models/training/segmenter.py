@@ -18,6 +18,8 @@ from artseg_models.training.kinds import FIRST_SET
 from artseg_models.training.loop import train_network
 from artseg_models.training.sampling import PixelLabel, balanced_draw, random_crop
 
+#: weight of pixels that may be of several kinds against those of which the kind is known
+_UNCERTAIN = 0.25
 #: what is drawn in one stage of a run must not repeat in another
 _STAGE = 2
 #: changes a training image before it is cropped: takes its index, pixels and label and a source of chance
@@ -162,16 +164,25 @@ def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None) -> Tensor:
 
 
 def _loss_of_kinds(logits: Tensor, targets: Tensor, sets: Tensor) -> Tensor:
-    """Mean over the sets of kinds that occur, so that rare ones count; of each -log of what its kinds get in all."""
+    """Mean over the sets of kinds that occur, so that rare ones count; of each -log of what its kinds get in all.
+
+    Sets of several kinds count less: most sets are such, and a kind that is in many of them would otherwise be a good
+    guess everywhere.
+    """
     logs = torch.log_softmax(logits, dim=1)
-    of_sets: list[Tensor] = []
+    losses: dict[bool, list[Tensor]] = {True: [], False: []}
     for number, members in enumerate(sets):
         there = targets == FIRST_SET + number
         if there.any():
             # (kinds, pixels); one of the members it is, whichever
-            of_sets.append(-torch.logsumexp(logs.movedim(1, 0)[:, there][members], dim=0).mean())
+            loss = -torch.logsumexp(logs.movedim(1, 0)[:, there][members], dim=0).mean()
+            losses[int(members.sum()) == 1].append(loss)
     # with nothing to learn the gradient is still one
-    return torch.stack(of_sets).mean() if of_sets else 0 * logits.sum()
+    total = 0 * logits.sum()
+    for certain, some in losses.items():
+        if some:
+            total = total + (1.0 if certain else _UNCERTAIN) * torch.stack(some).mean()
+    return total
 
 
 def probability_map(network: UNet, image: Array, device: str, *, shape: tuple[int, int] | None = None) -> Array:

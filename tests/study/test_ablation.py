@@ -89,5 +89,5 @@ def test_the_command_goes_on_with_a_ladder(ladder, labels):
         env={"COLUMNS": "200"},
     )
     assert done.exit_code == 0, done.output
-    assert "not run" in done.output
+    assert "Not run: " in done.output
     assert (ladder / "ablation.png").exists()
