@@ -39,6 +39,8 @@ TILE_PX = 1024
 SMALLER_TILES_PX = (1024, 512, 256)
 #: Nearly the U-Net's receptive field of about 300 pixels to each side.
 HALO_PX = 256
+#: added to a probability before its logarithm is taken
+_SMALLEST = 1e-6
 #: how far beyond 0 and 1 a probability may lie by rounding
 _ROUNDING = 1e-3
 #: Five poolings: the grid on which tiles agree with the whole image.
@@ -257,12 +259,15 @@ def artifact_objects(
 
 
 def _kinds_of_objects(labels: NDArray[np.int32], kind_probability: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    """Give each object (N,) the kind, counted from 1, whose probability is the highest on average over its pixels."""
+    """Give each object (N,) the kind, counted from 1, whose probability's logarithm is the highest on average over it.
+
+    So networks learn it: by the mean logits of an artifact's pixels.
+    """
     if kind_probability is None:
         return np.zeros(0, np.uint8)
     inside = np.flatnonzero(labels)
     of = labels.ravel()[inside]
-    sums = [np.bincount(of, weights=one.ravel()[inside])[1:] for one in kind_probability]
+    sums = [np.bincount(of, weights=np.log(one.ravel()[inside] + _SMALLEST))[1:] for one in kind_probability]
     return (np.argmax(sums, axis=0) + 1).astype(np.uint8)
 
 

@@ -18,6 +18,8 @@ from artseg_models.training.kinds import FIRST_SET
 from artseg_models.training.loop import train_network
 from artseg_models.training.sampling import PixelLabel, balanced_draw, random_crop
 
+#: weight of the kinds in the loss: larger ones are paid for by the mask
+_KINDS = 0.1
 #: weight of pixels that may be of several kinds against those of which the kind is known
 _UNCERTAIN = 0.25
 #: what is drawn in one stage of a run must not repeat in another
@@ -160,28 +162,34 @@ def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None) -> Tensor:
     known = targets >= 0
     losses = F.binary_cross_entropy_with_logits(logits[:, :1], (targets > 0).float(), reduction="none")
     loss = (losses * known).sum() / known.sum().clamp(min=1)
-    return loss if sets is None else loss + _loss_of_kinds(logits[:, 1:], targets[:, 0], sets)
+    return loss if sets is None else loss + _KINDS * _loss_of_kinds(logits[:, 1:], targets[:, 0], sets)
 
 
 def _loss_of_kinds(logits: Tensor, targets: Tensor, sets: Tensor) -> Tensor:
-    """Mean over the sets of kinds that occur, so that rare ones count; of each -log of what its kinds get in all.
+    """Cross-entropy of what artifacts are taken for, each set of kinds that occurs counting the same.
 
-    Sets of several kinds count less: most sets are such, and a kind that is in many of them would otherwise be a good
-    guess everywhere.
+    Where an image names one kind, each artifact pixel is asked for it, and all of them together by their mean logits,
+    as an object is in use: one pixel alone tells little. Where it names several, each pixel is asked for one of them,
+    whichever; such sets count less, since most sets are such, and a kind that is in many of them would be a good guess
+    everywhere.
     """
-    logs = torch.log_softmax(logits, dim=1)
-    losses: dict[bool, list[Tensor]] = {True: [], False: []}
+    found: dict[bool, list[Tensor]] = {True: [], False: []}
     for number, members in enumerate(sets):
         there = targets == FIRST_SET + number
-        if there.any():
-            # (kinds, pixels); one of the members it is, whichever
-            loss = -torch.logsumexp(logs.movedim(1, 0)[:, there][members], dim=0).mean()
-            losses[int(members.sum()) == 1].append(loss)
+        if not there.any():
+            continue
+        certain = int(members.sum()) == 1
+        asked = [logits.movedim(1, 0)[:, there]]  # (kinds, pixels)
+        if certain:
+            means = [one[:, marked].mean(dim=1) for one, marked in zip(logits, there, strict=True) if marked.any()]
+            asked.append(torch.stack(means, dim=1))  # (kinds, images)
+        logs = [torch.log_softmax(one, dim=0)[members] for one in asked]
+        found[certain].append(sum((-torch.logsumexp(one, dim=0).mean() for one in logs), start=0 * logits.sum()))
     # with nothing to learn the gradient is still one
     total = 0 * logits.sum()
-    for certain, some in losses.items():
-        if some:
-            total = total + (1.0 if certain else _UNCERTAIN) * torch.stack(some).mean()
+    for certain, losses in found.items():
+        if losses:
+            total = total + (1.0 if certain else _UNCERTAIN) * torch.stack(losses).mean()
     return total
 
 
