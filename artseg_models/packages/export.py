@@ -17,9 +17,9 @@ from typing import NamedTuple
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json, whole_files
 from artseg_models.packages.check import check_description, quiet_zoo
+from artseg_models.packages.contents import classifier_draft, combined_draft, map_draft, unet_draft
 from artseg_models.packages.draft import KINDS, Draft, Shared, archive_name
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
-from artseg_models.packages.kinds import classifier_draft, combined_draft, map_draft, unet_draft
 from artseg_models.packages.maintainer import known_maintainer
 from artseg_models.packages.run import MAP_METHODS, TrainedRun, method_of, read_map_run, read_run
 

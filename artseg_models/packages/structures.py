@@ -21,6 +21,7 @@ from artseg_models.images import read_image
 from artseg_models.networks import unet
 from artseg_models.packages.cards import SIMULATED, metrics_table, simulated_texts, stated
 from artseg_models.packages.check import check_description, quiet_zoo
+from artseg_models.packages.contents import compared_shapes
 from artseg_models.packages.draft import (
     TEST_SIDE,
     Draft,
@@ -39,7 +40,6 @@ from artseg_models.packages.draft import (
 from artseg_models.packages.export import pack_folder, slug_of
 from artseg_models.packages.formats import OLDER_FORMAT, newest_format
 from artseg_models.packages.halo import OVERLAP_PX, halo_effect
-from artseg_models.packages.kinds import compared_shapes
 from artseg_models.packages.looks import training_features
 from artseg_models.packages.maintainer import known_maintainer
 from artseg_models.packages.pictures import draw_cover
