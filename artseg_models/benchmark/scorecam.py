@@ -124,7 +124,7 @@ class Subject:
 
     Attributes
     ----------
-    depth, width : int
+    depth, width, kinds : int
         Of the classifier.
     weights : Path
         State of the network (.pt).
@@ -139,10 +139,11 @@ class Subject:
     weights: Path
     images: Array
     layer: int
+    kinds: int = 0
 
     def network(self) -> ResNet:
         """Load the classifier, in evaluation mode."""
-        network = ResNet(self.depth, self.width).eval()
+        network = ResNet(self.depth, self.width, kinds=self.kinds).eval()
         network.load_state_dict(cast("dict[str, Tensor]", torch.load(self.weights, weights_only=True)))
         return network
 
@@ -207,7 +208,7 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     if shape is None:
         raise ArtSegError(f"Expected the run of a method with a classifier, but {run} has none.")
     known = ClassifierShape.model_validate(shape)
-    network = ResNet(known.depth, known.width, known.binning)
+    network = ResNet(**known.model_dump())
     load_weights(network, run / "classifier")
     torch.save(network.state_dict(), weights)
     items = [item for item in read_labels(labels).of_split("validation") if item.label == "artifact"][:images]
@@ -217,7 +218,7 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     cut = [split.images[index][:side, :side] for index in range(len(split))]
     if len({one.shape for one in cut}) > 1:
         raise ArtSegError(f"Expected images of one size, at least {side} binned pixels a side. Choose a smaller side.")
-    return Subject(known.depth, known.width, weights, np.stack(cut), layer)
+    return Subject(known.depth, known.width, weights, np.stack(cut), layer, known.kinds)
 
 
 def _measure(subject: Subject, way: Way, threads: int | None) -> Measured:

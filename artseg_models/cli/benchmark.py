@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
@@ -222,12 +223,15 @@ def benchmark_scorecam(
     (exact,) = (one for one in found if one.way.name == "exact, torch")
     peers = [name for name in ("grad-cam", "torchcam") if name in seconds]
     references = peers or [exact.way.name]
-    likeness = ("correlation with exact", "smallest", "IoU of labels") if run is not None else ()
-    table = Table("ScoreCAM", "s an image", *(f"x {name}" for name in references), "memory", *likeness)
+    likeness = ("r", "least r", "IoU") if run is not None else ()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("ScoreCAM", no_wrap=True)
+    for name in ("s", *(f"x {name}" for name in references), "MiB", *likeness):
+        table.add_column(name, justify="right")
     rows: list[dict[str, object]] = []
     for one in found:
         if one.refused is not None:
-            table.add_row(one.way.name, one.refused)
+            table.add_row(f"{one.way.name}: {one.refused}")
             continue
         ratios = [seconds[name] / one.seconds for name in references]
         mean, smallest = one.correlation(exact)
@@ -236,7 +240,7 @@ def benchmark_scorecam(
             one.way.name,
             f"{one.seconds:.2f}",
             *(f"{ratio:.1f}" for ratio in ratios),
-            f"{one.more_mib:+.0f} MiB",
+            f"{one.more_mib:+.0f}",
             *alike,
         )
         row: dict[str, object] = {"way": one.way.name, "seconds": one.seconds, "more_mib": one.more_mib}
@@ -245,6 +249,11 @@ def benchmark_scorecam(
             row |= {"correlation": mean, "smallest": smallest, "iou": one.iou(exact)}
         rows.append(row)
     console.print(table, highlight=False)
+    console.print(
+        "s: seconds an image; x: times as fast as; MiB: more memory at most"
+        + ("; r: correlation with the exact map; IoU of pseudo-labels with those of it" if run is not None else ""),
+        highlight=False,
+    )
     if out is not None:
         write_json(out, {"ways": rows})
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def test_ways_are_held_against_the_exact_maps(tiny_run: Path, labels: Path) -> N
     assert not np.array_equal(grouped.maps, exact.maps)
     assert 0.5 < grouped.correlation(exact)[1] <= grouped.correlation(exact)[0] < 1
     assert peer.refused == "not installed" or peer.correlation(exact)[0] > 0.5
+
+
+def test_a_classifier_that_tells_kinds_is_measured_too(
+    make_run: Callable[..., Path], labels: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", kinds=("dust", "fibre"))
+    (exact,) = benchmark_scorecam(run, labels, images=1, side=48, ways=(Way("exact, torch", "exact"),))
+    assert exact.refused is None
+    assert exact.maps.max() == 1
 
 
 def test_the_smallest_correlation_is_that_of_the_worst_image() -> None:
