@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import io
 import multiprocessing
 import tempfile
 import time
@@ -301,7 +302,8 @@ def _grad_cam(network: ResNet, layer: int) -> Callable[[Tensor], Array]:
         return output[1]
 
     def run(image: Tensor) -> Array:
-        with warnings.catch_warnings():
+        # it draws a progress bar of its own for each image
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             with peer(model=model, target_layers=[getattr(network, f"layer{layer}")]) as cam:
                 return np.asarray(cam(input_tensor=image, targets=[artifact])[0], np.float32)

@@ -223,11 +223,11 @@ def benchmark_scorecam(
     (exact,) = (one for one in found if one.way.name == "exact, torch")
     peers = [name for name in ("grad-cam", "torchcam") if name in seconds]
     references = peers or [exact.way.name]
-    likeness = ("r", "least r", "IoU") if run is not None else ()
+    likeness = ("r", "least\nr", "IoU") if run is not None else ()
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("ScoreCAM", no_wrap=True)
-    for name in ("s", *(f"x {name}" for name in references), "MiB", *likeness):
-        table.add_column(name, justify="right")
+    for name in ("s", *(name.replace(", ", ",\n") for name in references), "MiB", *likeness):
+        table.add_column(name, justify="right", no_wrap=True)
     rows: list[dict[str, object]] = []
     for one in found:
         if one.refused is not None:
@@ -250,7 +250,7 @@ def benchmark_scorecam(
         rows.append(row)
     console.print(table, highlight=False)
     console.print(
-        "s: seconds an image; x: times as fast as; MiB: more memory at most"
+        f"s: seconds an image; {', '.join(references)}: so many times as fast as these; MiB: more memory at most"
         + ("; r: correlation with the exact map; IoU of pseudo-labels with those of it" if run is not None else ""),
         highlight=False,
     )
