@@ -235,7 +235,7 @@ def benchmark_scorecam(
             continue
         ratios = [seconds[name] / one.seconds for name in references]
         mean, smallest = one.correlation(exact)
-        alike = [f"{mean:.4f}", f"{smallest:.4f}", f"{one.iou(exact):.3f}"] if run is not None else []
+        alike = [f"{value:.3f}" for value in (mean, smallest, one.iou(exact))] if run is not None else []
         table.add_row(
             one.way.name,
             f"{one.seconds:.2f}",
