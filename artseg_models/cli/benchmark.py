@@ -224,7 +224,7 @@ def benchmark_scorecam(
     peers = [name for name in ("grad-cam", "torchcam") if name in seconds]
     references = peers or [exact.way.name]
     likeness = ("r", "least\nr", "IoU") if run is not None else ()
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("ScoreCAM", no_wrap=True)
     for name in ("s", *(name.replace(", ", ",\n") for name in references), "MiB", *likeness):
         table.add_column(name, justify="right", no_wrap=True)
