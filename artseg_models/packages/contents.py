@@ -104,7 +104,7 @@ def unet_draft(shared: Shared, folder: Path, trained: TrainedRun, *, classifier_
         weights=weights,
         test_image=shared.test_image,
         test_output=output_of(network, shared.test_image),
-        sample_output=output_of(network, trained.sample).squeeze(),
+        sample_output=shared.sample_output.squeeze(),
         own={
             "cutoff": trained.result.cutoff,
             "smallest_artifact_px": trained.result.smallest_artifact_px,
@@ -228,7 +228,7 @@ def map_draft(shared: Shared, folder: Path, trained: TrainedMap) -> Draft:
         weights=weights,
         test_image=shared.test_image,
         test_output=output_of(network, shared.test_image),
-        sample_output=output_of(network, trained.sample).squeeze(),
+        sample_output=shared.sample_output.squeeze(),
         own={
             "cutoff": trained.result.cutoff,
             "smallest_artifact_px": trained.result.smallest_artifact_px,

@@ -79,7 +79,8 @@ class Shared:
         self.classifier_id = f"{prefix}-classifier"
         self.unet_id = f"{prefix}-unet"
         self.combined_id = f"{prefix}-combined"
-        self.probability = probability_of(trained.map_network, trained.sample)
+        self.sample_output = output_of(trained.map_network, trained.sample)
+        self.probability = self.sample_output[0, 0]
         self.test_image = around_peak(trained.sample, self.probability, max(TEST_SIDE, 3 * trained.minimum_side // 2))
         self.failures = find_failures(trained)
         self.image_features = training_features(trained.folder, plane=trained.settings.get("plane"))
