@@ -15,8 +15,8 @@ from artseg_models.methods.protocol import Fitted, Found, Recipe
 from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
 from artseg_models.training.classifier import (
     Trial,
+    image_probabilities,
     image_probability,
-    kind_probabilities,
     new_classifier,
     train_classifier,
 )
@@ -287,11 +287,9 @@ class ScoreCAMUNet:
 
     def predict(self, image: Array, *, shape: tuple[int, int] | None = None) -> Found:
         """Give the U-Net's probability and the classifier's; see `Method.predict`."""
-        probability = image_probability(self._classifier, image, self._device)
+        probability, kinds = image_probabilities(self._classifier, image, self._device)
         maps = probability_maps(self._unet, image, self._device, shape=shape)
-        if not self._kinds:
-            return Found(maps[0], probability)
-        return Found(maps[0], probability, maps[1:], kind_probabilities(self._classifier, image, self._device))
+        return Found(maps[0], probability, maps[1:] if self._kinds else None, kinds)
 
 
 def _drawn_masks(training: Split, number: int) -> dict[int, NDArray[np.int8]]:

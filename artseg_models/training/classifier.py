@@ -152,12 +152,12 @@ def _loss_of_kinds(logits: Tensor, named: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def kind_probabilities(network: ResNet, image: Array, device: str) -> tuple[float, ...]:
-    """Say for each kind how likely a binned image (y, x) holds an artifact of it, 0..1."""
-    return tuple(map(float, torch.sigmoid(network.logits_and_kinds(as_batch(image, device))[1])[0]))
+def image_probabilities(network: ResNet, image: Array, device: str) -> tuple[float, tuple[float, ...]]:
+    """Say how likely a binned image (y, x) holds an artifact, and one of each kind, 0..1."""
+    logits, kinds = network.logits_and_kinds(as_batch(image, device))
+    return float(torch.softmax(logits, dim=1)[0, 1]), tuple(map(float, torch.sigmoid(kinds)[0]))
 
 
-@torch.inference_mode()
 def image_probability(network: ResNet, image: Array, device: str) -> float:
     """Say how likely a binned image (y, x) holds an artifact, 0..1."""
-    return float(torch.softmax(network.binned_logits(as_batch(image, device)), dim=1)[0, 1])
+    return image_probabilities(network, image, device)[0]
