@@ -19,20 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artseg_models.errors import ArtSegError
-from artseg_models.evaluate import Options, defined, evaluate
+from artseg_models.evaluate import defined, evaluate
 from artseg_models.files import read_json, write_json, write_text
 from artseg_models.images import read_image, read_mask_image
 from artseg_models.labels import read_labels, read_mask
 from artseg_models.methods import configure, train
 from artseg_models.methods.predictor import open_model
-from artseg_models.report.montage import worst, write_montage
+from artseg_models.report.errors import write_errors_figure
 from artseg_models.study import paper
 from artseg_models.training.configuration import merged
 from artseg_models.training.cutoffs import pooled_iou
 from artseg_models.training.fields import binned
 
-#: images on the sheet of those with the most wrong pixels
-_WORST = 12
 _EDGES = {"refinement": {"edges": "evidence"}}
 _CONVINCING = {"refinement": {"convincing": 0.0}}
 _NORMALITY = {"refinement": {"normality": None}}
@@ -136,7 +134,7 @@ def run_ablation(
     labels : Path
         With masks for the test images; for the rung `supervised` for all artifact images.
     out : Path
-        Gets a folder for each seed and rung, with its run, ``scores.json`` and ``worst.png``; and ``ablation.csv``.
+        Gets a folder for each seed and rung, with its run, ``scores.json`` and ``errors.png``; and ``ablation.csv``.
     seeds : sequence of int
         Of the trainings.
     rungs : sequence of str
@@ -151,7 +149,7 @@ def run_ablation(
     Returns
     -------
     list of Scored
-        Every rung of every seed, run or not.
+        Every rung of these seeds, and of those that the folder knows from before, run or not.
 
     Raises
     ------
@@ -170,7 +168,8 @@ def run_ablation(
             late = minutes is not None and time.monotonic() - begun > 60 * minutes
             if not (folder / "scores.json").exists() and not late:
                 _do(labels, folder, rung, seed=seed, overrides=overrides or {}, ignore=ignore)
-    found = [one for seed in seeds for one in _scored(out, chosen, seed)]
+    there = {int(folder.name.removeprefix("seed-")) for folder in out.glob("seed-*")}
+    found = [one for seed in sorted({*seeds, *there}) for one in _scored(out, RUNGS, seed)]
     _write(found, out)
     return found
 
@@ -195,17 +194,10 @@ def _do(
     if not items:
         items = read_labels(run / "splits.csv").of_split("test")
     model = open_model(run)
-    evaluation = evaluate(model, items, ignore=ignore, options=Options())
+    evaluation = evaluate(model, items, ignore=ignore)
     if evaluation.pixels is None:
         raise ArtSegError(f"Expected test images with masks in {labels} to score by, but no artifact image has one.")
-    write_montage(
-        model,
-        evaluation,
-        folder / "worst.png",
-        options=Options(),
-        chosen=worst(evaluation.scores, _WORST),
-        order="The images with the most wrong pixels.",
-    )
+    write_errors_figure(model, evaluation, folder / "errors.png", ignore=ignore)
     figures = evaluation.figures()
     write_json(
         folder / "scores.json",

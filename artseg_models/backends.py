@@ -62,6 +62,8 @@ class OnnxBackend:
         runtime: Any = onnxruntime
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # what it warns of, it also does; its errors it raises too
+        # its threads would go on taking both cores for a while after each image, from whatever computes next
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         # its exceptions share no class of their own

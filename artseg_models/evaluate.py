@@ -25,6 +25,7 @@ from artseg_models.images import read_image, read_mask_image
 from artseg_models.kind_scores import KindField, KindFigures, kind_figures, score_kinds
 from artseg_models.labels import Label, LabelledImage, read_mask
 from artseg_models.metrics import (
+    CAUSES,
     Counts,
     Curve,
     Reliability,
@@ -169,6 +170,13 @@ class Evaluation:
             found["pixels"] = reliability_of_levels(pooled_levels(fields))
         return found
 
+    @property
+    def wrong_pixels(self) -> dict[str, int]:
+        """Wrong pixels of all images with a known mask by cause, the most frequent first; empty without masks."""
+        fields = [score.field for score in self.known if score.field is not None]
+        sums = {cause: sum(field.wrong[cause] for field in fields) for cause in CAUSES} if fields else {}
+        return dict(sorted(sums.items(), key=lambda cause: -cause[1]))
+
     def by_kind(self) -> KindFigures | None:
         """Figures of each kind of artifact; None where the model tells none, or no image names one."""
         return kind_figures([score.kinds for score in self.scores if score.kinds is not None], self.kinds)
@@ -208,6 +216,7 @@ class Evaluation:
             "image": as_dict(self.images),
             "image_by_objects": {"rule": RULE_OBJECTS, **as_dict(self.images_by_objects)},
             "pixel_pooled": None if pixels is None else as_dict(pixels),
+            "wrong_pixels": self.wrong_pixels or None,
             "pixel_mean_of_artifact_images": {
                 name: defined(mean_defined(getattr(score.pixels, name) for score in with_mask))
                 for name in ("precision", "recall", "f1", "iou")
@@ -389,6 +398,7 @@ _COLUMNS: tuple[str, ...] = (
     "true_negative",
     "true_objects",
     "average_object_iou",
+    *(f"wrong_{cause}" for cause in CAUSES),
     "seconds",
     "error",
     "model_id",
@@ -486,6 +496,7 @@ def _row(score: ImageScore, audit: Audit) -> dict[str, object]:
     if score.field is not None:
         row["average_object_iou"] = defined(mean_defined(score.field.overlaps))
         row["true_objects"] = score.field.overlaps.size
+        row |= {f"wrong_{cause}": pixels for cause, pixels in score.field.wrong.items()}
     if score.kinds is not None:
         row |= {"kinds": ";".join(score.item.kinds), "kinds_found": ";".join(score.kinds.found)}
     return row

@@ -36,6 +36,8 @@ darker than the same image in counts.
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
 
+#: zlib's fastest: a map takes a third of the time that its default takes, in a file half as large again
+_COMPRESSION = 1
 # The weights of skimage.color.rgb2gray, which CellProfiler uses when it loads a colour image as grey.
 _LUMINANCE = (0.2125, 0.7154, 0.0721)
 # A resolution tag outside this range speaks of a screen or a printer, not of a microscope.
@@ -228,7 +230,10 @@ def normalise(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -
     """
     values = pixels.astype(np.float64)
     if valid is None:
-        return ((values - values.mean()) / (values.std() + NORMALISATION_EPSILON)).astype(np.float32)
+        # in place, and the mean taken off once: std() would take it off another copy
+        values -= values.mean()
+        values /= np.sqrt(np.square(values).mean()) + NORMALISATION_EPSILON
+        return values.astype(np.float32)
     if valid.shape != pixels.shape:
         raise ArtSegError(
             f"The mask of valid pixels has shape {valid.shape}, the image {pixels.shape}; make them alike."
@@ -304,6 +309,7 @@ def save_image(
             array,
             photometric="rgb" if array.ndim == 3 else "minisblack",
             compression="zlib",
+            compressionargs={"level": _COMPRESSION},
             description=description,
             metadata=None,
             resolution=(1e4 / pixel_size_um, 1e4 / pixel_size_um) if pixel_size_um else None,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skimage.measure import label  # pyright: ignore[reportUnknownVariableType]
 
 from artseg_models.metrics import (
+    CAUSES,
     OBJECT_CUTOFFS,
     BoolArray,
     Counts,
@@ -28,6 +29,7 @@ from artseg_models.metrics import (
     overlap_of_objects,
     pool,
     precision_recall,
+    wrong_pixels,
 )
 
 
@@ -45,12 +47,15 @@ class FieldScore:
         `overlap_of_objects`.
     levels : LevelCounts
         Pixels by probability; where the gate was closed, all have probability 0.
+    wrong : mapping of str to int
+        How many wrong pixels have each of `artseg_models.metrics.CAUSES`.
     """
 
     pixels: Counts
     objects: Mapping[float, Counts]
     overlaps: FloatArray
     levels: LevelCounts
+    wrong: Mapping[str, int]
 
 
 class Figure(NamedTuple):
@@ -107,12 +112,14 @@ def score_field(
     """
     scored = truth if valid is None else truth & valid
     found = predicted if valid is None else np.where(valid, predicted, 0)
+    causes = np.bincount(wrong_pixels(truth, predicted > 0, valid=valid).ravel(), minlength=1 + len(CAUSES))
     true_objects: LabelMap = np.asarray(label(scored, connectivity=2), dtype=np.int32)
     return FieldScore(
         pixels=count_agreement(truth, predicted > 0, valid=valid),
         objects=match_at_cutoffs(true_objects, found),
         overlaps=overlap_of_objects(true_objects, found),
         levels=count_levels(truth, probability if gate_open else np.zeros_like(probability), valid=valid),
+        wrong=dict(zip(CAUSES, causes[1:].tolist(), strict=True)),
     )
 
 

@@ -42,8 +42,8 @@ def ablation(
     The column labels is the IoU of pseudo-labels with masks, on validation images: what the U-Net learned from.
 
     Writes ablation.csv, ablation.png, and annotation.png, the IoU against the minutes that an expert spends (2 s a
-    label, 279 s a mask). A folder for each training holds its run, a model like any other, and worst.png, the
-    test images with the most wrong pixels.
+    label, 279 s a mask). A folder for each training holds its run, a model like any other, and errors.png:
+    what the wrong pixels of the test images are, and the images that show the three largest causes most.
     """
     from artseg_models.ablation import run_ablation
     from artseg_models.evaluate import read_ignore

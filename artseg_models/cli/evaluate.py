@@ -55,8 +55,9 @@ def evaluate(
     IoU or more. Brackets hold 95 % confidence intervals, by drawing groups of images anew.
 
     With --out: evaluation.json (every figure, its interval, and how it is spread over images), evaluation.csv (a line
-    an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure), overlays.png, and
-    reliability.png: of the images and pixels that were given a probability, the share that is truly artifact.
+    an image), precision_recall.csv (every cutoff), evaluation.png (these as a figure), overlays.png, reliability.png
+    (of the images and pixels that were given a probability, the share that is truly artifact), and errors.png: what
+    the wrong pixels are, and the images that show the three largest causes most.
 
     Where the model tells kinds of artifact and labels name them (column kinds): how well it tells each kind on images
     and, with masks by kind (column kind_masks), on pixels, and which it takes for which; with --out also as kinds.csv
@@ -66,6 +67,7 @@ def evaluate(
     from artseg_models.evaluate import evaluate as score
     from artseg_models.labels import read_labels
     from artseg_models.methods.predictor import open_model
+    from artseg_models.report.errors import write_errors_figure
     from artseg_models.report.evaluation import write_evaluation_figure, write_kinds_figure, write_reliability_figure
     from artseg_models.report.montage import write_montage
 
@@ -90,6 +92,8 @@ def evaluate(
             write_reliability_figure(evaluation, out / "reliability.png")
             listed += ", reliability.png"
         more = "" if evaluation.curve is None else ", precision_recall.csv"
+        if write_errors_figure(predictor, evaluation, out / "errors.png", ignore=ignored, options=options, plane=plane):
+            more += ", errors.png"
         if write_kinds_figure(evaluation, out / "kinds.png"):
             more += ", kinds.csv, kinds.png"
         console.print(f"Written to {out}: {listed}{more}", highlight=False)
@@ -99,6 +103,8 @@ def evaluate(
 
 
 def _show_evaluation(evaluation: Evaluation, split: str) -> None:
+    from artseg_models.metrics import CAUSES
+
     table = Table(title=f"{len(evaluation.scores)} images ({split})", title_justify="left")
     for name in ("", "precision", "recall", "F1", "IoU", "found", "false", "missed"):
         table.add_column(name, justify="right" if name else "left")
@@ -139,6 +145,14 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
             f"to {spread.upper_quartile:.3f} ({spread.images} images).",
             highlight=False,
         )
+    wrong = {cause: pixels for cause, pixels in evaluation.wrong_pixels.items() if pixels}
+    if wrong:
+        causes = Table(title="Wrong pixels by cause", title_justify="left")
+        for column in ("", "pixels", "share"):
+            causes.add_column(column, justify="right" if column else "left")
+        for cause, pixels in wrong.items():
+            causes.add_row(CAUSES[cause], f"{pixels:,}", f"{pixels / sum(wrong.values()):.1%}")
+        console.print(causes)
     by_kind = evaluation.by_kind()
     if by_kind is not None:
         _show_kinds(by_kind)

@@ -17,8 +17,10 @@ from artseg_models.metrics.objects import (
     overlap_of_objects,
 )
 from artseg_models.metrics.reliability import Reliability, reliability, reliability_of_levels
+from artseg_models.metrics.wrong import CAUSES, wrong_pixels
 
 __all__ = [
+    "CAUSES",
     "OBJECT_CUTOFFS",
     "BoolArray",
     "Counts",
@@ -42,4 +44,5 @@ __all__ = [
     "precision_recall",
     "reliability",
     "reliability_of_levels",
+    "wrong_pixels",
 ]

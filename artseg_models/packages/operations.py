@@ -260,6 +260,9 @@ def apply_operations(
     NDArray of float32
         (y, x).
     """
+    if not operations and valid is None:
+        # a copy: what a network gave may lie in a large piece of memory that its library would like to have back
+        return np.array(pixels, dtype=np.float32)
     values: Pixels = np.asarray(pixels, dtype=np.float64)
     if valid is not None and valid.all():
         valid = None

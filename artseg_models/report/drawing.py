@@ -52,7 +52,7 @@ def stretch(pixels: NDArray[Any], *, low: float = 0.5, high: float = 99.7) -> ND
 
 
 def show(axes: Axes, image: NDArray[np.float32], title: str = "") -> None:
-    """Show a grey image (0..1) without ticks."""
+    """Show a grey image, (y, x), or one in colours, (y, x, 3), of 0..1 without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     axes.set_axis_off()
     if title:

@@ -46,15 +46,6 @@ def choose(scores: Sequence[ImageScore], number: int) -> list[ImageScore]:
     return [artifact[index] for index in spread] + clean[:places_clean]
 
 
-def worst(scores: Sequence[ImageScore], number: int) -> list[ImageScore]:
-    """Choose the images with the most wrong pixels, the worst first; those without a mask to hold against are left out.
-
-    They, not those of the lowest ratio, are what keeps the intersection over union of all pixels down.
-    """
-    wrong = [(one.pixels.false_positive + one.pixels.false_negative, one) for one in scores if one.pixels is not None]
-    return [one for _, one in sorted(wrong, key=lambda pair: -pair[0])][:number]
-
-
 def write_montage(
     predictor: ImagePredictor,
     evaluation: Evaluation,
@@ -63,8 +54,6 @@ def write_montage(
     number: int = 12,
     options: Options | None = None,
     plane: int | None = None,
-    chosen: Sequence[ImageScore] | None = None,
-    order: str = "Artifact images from worst to best, then clean images.",
 ) -> None:
     """Predict some evaluated images again and write them on one sheet.
 
@@ -80,12 +69,8 @@ def write_montage(
         Most images on the sheet.
     options, plane
         As given to `evaluate`.
-    chosen : sequence of ImageScore, optional
-        The images, where others than those of `choose` are to be shown.
-    order : str
-        Says below the heading which they are.
     """
-    chosen = choose(evaluation.scores, number) if chosen is None else chosen
+    chosen = choose(evaluation.scores, number)
     columns = min(4, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     predicted = [predict_item(predictor, score.item, options=options, plane=plane) for score in chosen]
@@ -102,7 +87,7 @@ def write_montage(
         outline(axes, prediction.mask, color=SKY, width=1.2)
         axes.set_title(f"{score.item.path.name}\n{_caption(score)}", fontsize=8.5, loc="left")
     figure.suptitle(
-        f"White: true outline.  Blue: predicted artifact.  {order}",
+        "White: true outline.  Blue: predicted artifact.  Artifact images from worst to best, then clean images.",
         fontsize=10,
         x=0.01,
         ha="left",

@@ -24,7 +24,8 @@ from artseg_models.labels import LabelSet, read_labels
 from artseg_models.metrics import Counts
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
-from artseg_models.report.montage import choose, worst, write_montage
+from artseg_models.report.errors import write_errors_figure
+from artseg_models.report.montage import choose, write_montage
 
 SIDE = 64
 
@@ -254,13 +255,41 @@ def test_files_say_which_model_made_them(predictor: Predictor, labels: LabelSet,
     assert float(exact["iou"]) == 1.0
     clean = next(row for row in rows if row["image"].endswith("clean.tif"))
     assert clean["iou"] == ""  # nothing true, nothing found: not defined
-    errors = [one.pixels.false_positive + one.pixels.false_negative for one in evaluation.scores if one.pixels]
-    most = [one.pixels.false_positive + one.pixels.false_negative for one in worst(evaluation.scores, 2) if one.pixels]
-    assert most == sorted(errors)[:-3:-1]
     montage = tmp_path / "out" / "overlays.png"
     write_montage(predictor, evaluation, montage)
     with Image.open(montage) as picture:
         assert digest in picture.info["Description"]
+
+
+def test_wrong_pixels_are_told_by_cause_and_shown(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:
+    evaluation = evaluate(predictor, labels.images)
+    pixels = evaluation.pixels
+    assert pixels is not None
+    wrong = evaluation.wrong_pixels
+    assert sum(wrong.values()) == pixels.false_positive + pixels.false_negative
+    # a false alarm of 8 x 8, a square that the gate drops, another that is 4 pixels off, all but one beyond an edge
+    assert wrong == {
+        "not_found": 16 * 16,
+        "clean_image": 8 * 8,
+        "beyond": 3 * 16,
+        "gap": 3 * 16,
+        "too_wide": 16,
+        "too_narrow": 16,
+        "nothing_there": 0,
+    }
+    table, summary = write_evaluation(evaluation, tmp_path)
+    assert json.loads(summary.read_text())["wrong_pixels"] == wrong
+    rows = {Path(row["image"]).name: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert rows["alarm.tif"]["wrong_clean_image"] == "64"
+    assert rows["exact.tif"]["wrong_gap"] == "0"
+    assert write_errors_figure(predictor, evaluation, tmp_path / "errors.png")
+    with Image.open(tmp_path / "errors.png") as picture:
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+    # orange, mixed with the grey of the image, marks the pixels of each cause
+    assert np.count_nonzero((shown[..., 0] - shown[..., 2] > 90) & (shown[..., 0] > 140)) > 1000
+    right = evaluate(predictor, [item for item in labels.images if item.path.name == "exact.tif"])
+    assert not write_errors_figure(predictor, right, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_objects_curve_intervals_and_spread(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:
@@ -317,7 +346,7 @@ def test_command_line(package: Path, labels: LabelSet, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(package), str(labels.source), "--out", str(out)])
     assert done.exit_code == 0, done.output
     written = {"evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png", "precision_recall.csv"}
-    written |= {"reliability.png"}
+    written |= {"reliability.png", "errors.png"}
     assert {path.name for path in out.iterdir()} == written
     assert "0.750" in done.output  # image recall
     assert "IoU of single artifact images: median 0.600" in done.output  # 0, 192 of 320, 1

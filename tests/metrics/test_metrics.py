@@ -9,7 +9,16 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score, precision_score, recall_score
 
 from artseg_models.errors import ArtSegError
-from artseg_models.metrics import Counts, count_agreement, match_objects, match_positions, mean_defined, pool
+from artseg_models.metrics import (
+    CAUSES,
+    Counts,
+    count_agreement,
+    match_objects,
+    match_positions,
+    mean_defined,
+    pool,
+    wrong_pixels,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,3 +135,27 @@ def test_positions_outside_the_scored_area_do_not_count() -> None:
     valid[:, :9] = True
     positions = np.array([[3.0, 3.0], [3.0, 8.0], [18.0, 18.0], [15.0, 4.0]])
     assert match_positions(truth, positions, valid=valid) == Counts(1, 1, 0)
+
+
+def test_wrong_pixels_have_one_cause_each_and_none_outside_of_the_scored_area():
+    truth, found = np.zeros((2, 400, 400), np.bool_)
+    truth[50:60, 50:150] = True  # a bar, found two rows too high and with its right half missing
+    found[48:58, 50:100] = True
+    truth[200:220, 200:220] = True  # nothing found here
+    found[300:310, 300:310] = True  # nothing is here
+    causes = wrong_pixels(truth, found)
+    told = {name: int((causes == place).sum()) for place, name in enumerate(CAUSES, start=1)}
+    assert told["not_found"] == 400
+    assert told["nothing_there"] == 100
+    assert told["too_wide"] == 2 * 50
+    # the edge is 0.5 % of 400 pixels, two: two rows below, and two columns (and a rounded corner) of what is missing
+    assert 2 * 50 + 2 * 8 <= told["too_narrow"] <= 2 * 50 + 2 * 10
+    assert told["gap"] == 2 * 50 + 10 * 50 - told["too_narrow"]
+    assert told["clean_image"] == told["beyond"] == 0
+    assert ((causes > 0) == (truth ^ found)).all()
+    assert set(np.unique(wrong_pixels(np.zeros_like(truth), found))) == {0, 1}
+    scored = np.zeros_like(truth)
+    scored[:250] = True
+    within = wrong_pixels(truth, found, valid=scored)
+    assert not within[250:].any()
+    assert (within[:250] == causes[:250]).all()

@@ -53,7 +53,7 @@ def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(l
         rows = {row["rung"]: row for row in csv.DictReader(table)}
     assert rows["edges"]["state"] == "not run"
     assert rows["best"]["state"] == "scored"
-    with Image.open(ladder / "seed-0" / "best" / "worst.png") as picture:
+    with Image.open(ladder / "seed-0" / "best" / "errors.png") as picture:
         assert picture.width > 800
     assert 0 < float(rows["best"]["label_iou"]) <= 1
     assert rows["supervised"]["label_iou"] == "", "it learned from masks"
