@@ -339,10 +339,7 @@ def _gate(
     probabilities = [one.image_probability for one in found if one.image_probability is not None]
     if len(probabilities) < len(found):
         return None, np.ones(len(found), np.bool_)
-    threshold = best_gate_threshold(
-        np.array([*probabilities, *(probability for probability, _ in trials)]),
-        np.array([*validation.artifact, *(artifact for _, artifact in trials)]),
-    )
+    threshold = best_gate_threshold(np.array(probabilities), validation.artifact, trials=trials)
     return threshold, np.array(probabilities) >= threshold
 
 

@@ -129,7 +129,13 @@ class ScoreCAMUNet:
                 training, validation, folder / "classifier", bf16=bf16, labels=labels["train"], changed=changed
             )
         if settings.calibrate:
-            calibrate_classifier(self._classifier, validation, folder / "classifier", device=self._device)
+            calibrate_classifier(
+                self._classifier,
+                validation,
+                folder / "classifier",
+                device=self._device,
+                kinds=named_kinds(validation.images.items, self._kinds) if self._kinds else None,
+            )
             calibrate_unet(self._unet, validation, labels["validation"], folder / "unet", device=self._device)
         count = {"kinds": len(self._kinds)} if self._kinds else {}
         shapes = {

@@ -36,6 +36,9 @@ _PIXELS = 20_000
 def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
     """Find the number by which to divide logits for the smallest cross-entropy.
 
+    Against the labels as sure as their number makes them (Platt 1999: one more of each class is taken to have been
+    seen), so that a few that are all told right do not make a network infinitely sure.
+
     Parameters
     ----------
     logits : ndarray
@@ -50,24 +53,39 @@ def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> f
     """
     if truth.all() or not truth.any():
         return 1.0
-    signed = np.where(truth, logits, -logits)
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    sure = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
 
     def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+        divided = logits / np.exp(log_temperature)
+        return float((np.logaddexp(0, divided) - sure * divided).mean())
 
     found = cast(Any, minimize_scalar(loss, bounds=_RANGE, method="bounded", options={"xatol": 1e-4}))
     return float(np.exp(found.x))
 
 
-def calibrate_classifier(network: ResNet, validation: Split, folder: Path, *, device: str) -> float:
-    """Calibrate a trained classifier by the labels of validation images; see `calibrate_unet`."""
+def calibrate_classifier(
+    network: ResNet, validation: Split, folder: Path, *, device: str, kinds: NDArray[np.float32] | None = None
+) -> float:
+    """Calibrate a trained classifier by the labels of validation images; see `calibrate_unet`.
+
+    Its answers for kinds of artifact have a temperature of their own, one for all of them, by `kinds`: (images, kinds)
+    float32 as `artseg_models.training.kinds.named_kinds` gives it. That of clean and artifact is returned.
+    """
     _restore(network, folder)
     with torch.inference_mode():
-        pairs = [network.binned_logits(as_batch(validation.images[i], device))[0].cpu() for i in range(len(validation))]
-    logits = np.array([float(pair[1] - pair[0]) for pair in pairs], dtype=np.float64)
-    temperature = best_temperature(logits, validation.artifact)
-    _divide(network, network.fc, 2, temperature, folder)
+        given = [network.logits_and_kinds(as_batch(validation.images[i], device)) for i in range(len(validation))]
+    pairs = torch.cat([logits for logits, _ in given]).double().cpu().numpy()
+    temperature = best_temperature(pairs[:, 1] - pairs[:, 0], validation.artifact)
+    _divide(network.fc, slice(2), temperature)
     logger.info("Classifier: logits divided by %.2f", temperature)
+    if kinds is not None:
+        of_kinds = torch.cat([logits for _, logits in given]).double().cpu().numpy()
+        known = ~np.isnan(kinds)
+        of_kind = best_temperature(of_kinds[known], kinds[known] > 0)
+        _divide(network.fc, slice(2, None), of_kind)
+        logger.info("Classifier: logits of kinds divided by %.2f", of_kind)
+    _save(network, folder)
     return temperature
 
 
@@ -106,7 +124,8 @@ def calibrate_unet(
         logits.append(values[marks >= 0].astype(np.float64))
         truth.append(marks[marks >= 0] > 0)
     temperature = best_temperature(np.concatenate(logits), np.concatenate(truth))
-    _divide(network, network.head, 1, temperature, folder)
+    _divide(network.head, slice(1), temperature)
+    _save(network, folder)
     logger.info("U-Net: logits divided by %.2f", temperature)
     return temperature
 
@@ -120,9 +139,11 @@ def _restore(network: nn.Module, folder: Path) -> None:
     network.eval()
 
 
-def _divide(network: nn.Module, last: nn.Linear | nn.Conv2d, outputs: int, temperature: float, folder: Path) -> None:
-    """Divide the first outputs of the last layer, and write the network; those of kinds stay."""
+def _divide(last: nn.Linear | nn.Conv2d, outputs: slice, temperature: float) -> None:
     with torch.no_grad():
         for parameter in last.parameters():
-            parameter[:outputs].div_(temperature)
+            parameter[outputs].div_(temperature)
+
+
+def _save(network: nn.Module, folder: Path) -> None:
     save_state(folder / "network.pt", {key: value.cpu() for key, value in network.state_dict().items()})

@@ -195,10 +195,31 @@ def _largest_objects(maps: Sequence[Map], cutoff: float) -> NDArray[np.int64]:
     return np.array([np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) for map_ in maps])
 
 
-def best_gate_threshold(probabilities: NDArray[np.float64], artifact: NDArray[np.bool_]) -> float:
-    """Choose the image probability (0..1) with the highest F1 on validation; of several, the nearest to 0.5."""
-    steps = np.unique(np.concatenate([[0.0, 1.0], probabilities]))
+def best_gate_threshold(
+    probabilities: NDArray[np.float64], artifact: NDArray[np.bool_], *, trials: Sequence[tuple[float, bool]] = ()
+) -> float:
+    """Choose the image probability from which on an image counts as artifact.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        (images,) 0..1, of the validation images.
+    artifact : ndarray
+        (images,) bool, their labels.
+    trials : sequence of (float, bool)
+        The same of images that were made from these. They decide only where the images themselves do not: made ones
+        are easier or harder than real ones, and there may be more of them.
+
+    Returns
+    -------
+    float
+        0..1, with the highest F1 on the images; of several, the highest on the trials; of several, the nearest to 0.5.
+    """
+    made = np.array([probability for probability, _ in trials], np.float64)
+    truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
+    steps = np.unique(np.concatenate([[0.0, 1.0], probabilities, made]))
     candidates = np.concatenate([[0.5], (steps[1:] + steps[:-1]) / 2])
-    scores = [np.nan_to_num(count_agreement(artifact, probabilities >= threshold).f1) for threshold in candidates]
-    best = candidates[np.isclose(scores, np.max(scores))]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    for given, truth in ((probabilities, artifact), (made, truth_of_made)):
+        scores = [np.nan_to_num(count_agreement(truth, given >= threshold).f1) for threshold in candidates]
+        candidates = candidates[np.isclose(scores, np.max(scores))]
+    return float(candidates[np.argmin(np.abs(candidates - 0.5))])

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -352,17 +353,17 @@ def test_the_gate_is_chosen_by_changed_validation_images_too(finished, spotted, 
     shutil.copytree(finished, run)
     (run / "result.json").unlink()
 
-    def choose(probabilities: np.ndarray, artifact: np.ndarray) -> float:
-        seen.append(artifact)
-        return best_gate_threshold(probabilities, artifact)
+    def choose(probabilities: np.ndarray, artifact: np.ndarray, *, trials: Sequence[tuple[float, bool]]) -> float:
+        seen.append((artifact, [is_artifact for _, is_artifact in trials]))
+        return best_gate_threshold(probabilities, artifact, trials=trials)
 
     monkeypatch.setattr("artseg_models.methods.runs.best_gate_threshold", choose)
     train(spotted, run, preset="best", overrides=best)
     plain = [item.label == "artifact" for item in read_labels(run / "splits.csv").of_split("validation")]
-    (truth,) = seen
-    assert len(truth) == 2 * len(plain)
-    assert list(truth[: len(plain)]) == plain
-    assert list(truth[len(plain) :]) != plain
+    ((real, made),) = seen
+    assert list(real) == plain
+    assert len(made) == len(plain)
+    assert made != plain
     assert (run / "result.json").read_text() == (finished / "result.json").read_text()
 
 
@@ -417,6 +418,14 @@ def test_a_temperature_makes_over_and_underconfident_logits_right(factor):
     truth = random.random(20_000) < 1 / (1 + np.exp(-logits))
     assert best_temperature(factor * logits, truth) == pytest.approx(factor, rel=0.06)
     assert best_temperature(logits, np.ones(20_000, bool)) == 1
+
+
+def test_a_few_images_told_right_do_not_make_a_network_infinitely_sure():
+    logits = np.array([-3.0, -2.0, -2.5, 2.0, 3.0, 2.5])
+    few = best_temperature(logits, logits > 0)
+    assert 0.5 * 2.5 / np.log(4) < few < 2 * 2.5 / np.log(4), "three of each class speak for odds of four to one"
+    many = best_temperature(np.tile(logits, 1000), np.tile(logits > 0, 1000))
+    assert many < few / 3
 
 
 def test_both_networks_are_calibrated_and_keep_what_training_left(finished):

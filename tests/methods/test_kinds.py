@@ -192,6 +192,18 @@ def run(shaded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(shaded, tmp_path_factory.mktemp("run") / "kinds", preset="best", overrides=SMALL)
 
 
+def test_answers_for_kinds_are_divided_by_a_temperature_of_their_own(run: Path):
+    before, after = (
+        torch.load(run / "classifier" / name, weights_only=True)["fc.weight"]
+        for name in ("uncalibrated.pt", "network.pt")
+    )
+    ratios = (before / after).mean(dim=1)
+    torch.testing.assert_close(before / after, ratios[:, None].expand_as(before))
+    assert ratios[0] == pytest.approx(float(ratios[1]))
+    assert ratios[2] == pytest.approx(float(ratios[3]))
+    assert ratios[2] != pytest.approx(1, abs=0.01)
+
+
 def test_a_run_tells_kinds_apart_by_image_labels_alone(shaded: Path, run: Path):
     predictor = RunPredictor(run, device="cpu")
     assert predictor.kinds == KINDS

@@ -173,6 +173,14 @@ def test_gate_threshold_separates_the_validation_images(probabilities, artifact,
     assert found == pytest.approx(threshold)
 
 
+def test_made_images_choose_the_gate_only_where_real_ones_leave_it_open():
+    real = np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True])
+    # hundreds of hard ones cannot outvote four real ones, but say where between these
+    hard = [(0.001, True)] * 300 + [(0.6, False)] * 10 + [(0.95, True)] * 10
+    assert 0.6 < best_gate_threshold(*real, trials=hard) < 0.8
+    assert best_gate_threshold(*real, trials=[]) == pytest.approx(0.5)
+
+
 def test_pseudo_labels_by_number_and_by_otsu():
     evidence = np.zeros((20, 20), np.float32)
     evidence[5:10, 5:10] = 0.8
