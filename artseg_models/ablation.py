@@ -22,9 +22,10 @@ from artseg_models.errors import ArtSegError
 from artseg_models.evaluate import defined, evaluate
 from artseg_models.files import read_json, write_json, write_text
 from artseg_models.images import read_image, read_mask_image
-from artseg_models.labels import read_labels, read_mask
+from artseg_models.labels import LabelledImage, read_labels, read_mask, with_splits
 from artseg_models.methods import configure, train
 from artseg_models.methods.predictor import open_model
+from artseg_models.methods.requirements import require_what_is_asked
 from artseg_models.report.errors import write_errors_figure
 from artseg_models.study import paper
 from artseg_models.training.configuration import merged
@@ -66,7 +67,7 @@ class Rung:
 #: From the paper's chain on small networks up to everything, everything without one part, and full supervision.
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
-    Rung("quick", "quick: evidence at its cutoff", preset="quick"),
+    Rung("quick", "evidence at its cutoff = quick", preset="quick"),
     Rung("edges", "+ drawn to edges", settings=merged(_LABELS_OF_CLASSIFIER, _CONVINCING)),
     Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
     Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
@@ -154,17 +155,19 @@ def run_ablation(
     Raises
     ------
     ArtSegError
-        A rung is not known, or labels or settings cannot be used.
+        A rung is not known, labels or settings cannot be used, or the labels lack masks to score by: before anything
+        is trained.
     """
     known = {rung.name: rung for rung in RUNGS}
     unknown = [name for name in rungs if name not in known]
     if unknown:
         raise ArtSegError(f"Expected rungs out of {', '.join(known)}, got {', '.join(unknown)}.")
     chosen = [known[name] for name in rungs] or list(RUNGS)
+    _check_labels(labels, out, chosen, seeds, overrides=overrides or {}, minutes=minutes)
     begun = time.monotonic()
     for seed in seeds:
         for rung in chosen:
-            folder = out / f"seed-{seed}" / rung.name
+            folder = _folder(out, rung, seed)
             late = minutes is not None and time.monotonic() - begun > 60 * minutes
             if not (folder / "scores.json").exists() and not late:
                 _do(labels, folder, rung, seed=seed, overrides=overrides or {}, ignore=ignore)
@@ -172,6 +175,58 @@ def run_ablation(
     found = [one for seed in sorted({*seeds, *there}) for one in _scored(out, RUNGS, seed)]
     _write(found, out)
     return found
+
+
+def _check_labels(
+    labels: Path,
+    out: Path,
+    chosen: Sequence[Rung],
+    seeds: Sequence[int],
+    *,
+    overrides: Mapping[str, Any],
+    minutes: float | None,
+) -> None:
+    """Refuse labels that lack masks to score by, or to learn from, before the first of many trainings."""
+    to_do = [
+        (seed, rung)
+        for seed in seeds
+        for rung in chosen
+        if minutes != 0 and not (_folder(out, rung, seed) / "scores.json").exists()
+    ]
+    for seed in dict.fromkeys(seed for seed, _ in to_do):
+        if not any(item.mask is not None for item in _test_images(labels, seed) if item.label == "artifact"):
+            raise _no_masks_to_score_by(labels)
+    for seed, rung in to_do:
+        settings = configure(
+            rung.preset, method=rung.method, seed=seed, overrides=_settings(rung, seed=seed, overrides=overrides)
+        )
+        try:
+            require_what_is_asked(with_splits(read_labels(labels), seed=seed), settings)
+        except ArtSegError as error:
+            raise ArtSegError(f"{error} The rung {rung.name} asks for it; --rung names those to train.") from error
+
+
+def _folder(out: Path, rung: Rung, seed: int) -> Path:
+    return out / f"seed-{seed}" / rung.name
+
+
+def _test_images(labels: Path, seed: int) -> Sequence[LabelledImage]:
+    """Give the images to score on: the test split of the labels, else the one that training draws."""
+    known = read_labels(labels)
+    return known.of_split("test") or with_splits(known, seed=seed).of_split("test")
+
+
+def _no_masks_to_score_by(labels: Path) -> ArtSegError:
+    return ArtSegError(
+        f"Expected test images with masks in {labels} to score by, but no artifact image of the test split has one. "
+        "Draw masks of some (the tab Masks of `artseg label`, or `artseg labels import`)."
+    )
+
+
+def _settings(rung: Rung, *, seed: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Take those of the common settings that a rung's method has, and what the rung is about above them."""
+    names = configure(rung.preset, method=rung.method, seed=seed).model_dump().keys()
+    return merged({name: value for name, value in overrides.items() if name in names}, rung.settings)
 
 
 def _do(
@@ -183,20 +238,14 @@ def _do(
     overrides: Mapping[str, Any],
     ignore: NDArray[Any] | None,
 ) -> None:
-    names = configure(rung.preset, method=rung.method, seed=seed).model_dump().keys()
-    general = {name: value for name, value in overrides.items() if name in names}
-    # what the rung is about stands above what all rungs have in common
-    settings = merged(general, rung.settings)
+    settings = _settings(rung, seed=seed, overrides=overrides)
     run = folder / "run"
     known = _known(folder, rung, seed=seed, settings=settings)
     train(labels, run, method=rung.method, preset=rung.preset, seed=seed, overrides=settings, known=known)
-    items = read_labels(labels).of_split("test")
-    if not items:
-        items = read_labels(run / "splits.csv").of_split("test")
     model = open_model(run)
-    evaluation = evaluate(model, items, ignore=ignore)
-    if evaluation.pixels is None:
-        raise ArtSegError(f"Expected test images with masks in {labels} to score by, but no artifact image has one.")
+    evaluation = evaluate(model, _test_images(labels, seed), ignore=ignore)
+    if evaluation.pixels is None:  # those that have a mask could not be read
+        raise _no_masks_to_score_by(labels)
     write_errors_figure(model, evaluation, folder / "errors.png", ignore=ignore)
     figures = evaluation.figures()
     write_json(

@@ -84,7 +84,8 @@ class Trial:
     image_probability : float or None
         The classifier's.
     pixels : Counts or None
-        Found against true artifact pixels, where the artifact is there.
+        Found against true artifact pixels, where the artifact is there; None where these are what the model itself
+        found in this image.
     """
 
     kind: Kind
@@ -153,7 +154,7 @@ class Counterfactuals:
         return float(np.mean([trial.right for trial in self.of(kind)]))
 
     def iou(self, kind: Kind) -> float:
-        """Intersection over union of pixels, pooled over the images of a kind; NaN where there is no artifact."""
+        """Intersection over union of pixels, pooled over the images of a kind; NaN where none is known."""
         counts = [trial.pixels for trial in self.of(kind) if trial.pixels is not None]
         return pool(counts).iou if counts else float("nan")
 
@@ -232,7 +233,9 @@ def counterfactuals(
             found = last.mask
             open_ = last.count > 0 if last.gate_threshold is None else last.gate_open
             called: Label = "artifact" if open_ else "clean"
-            counts = count_agreement(truth, found) if kind.expects == "artifact" else None
+            # an image as it is, held against what the model found in it, would agree whatever the model is worth
+            known = kind.expects == "artifact" and (drawn or kind.change is not None)
+            counts = count_agreement(truth, found) if known else None
             trials.append(Trial(kind, item.path.name, other.path.name, called, last.image_probability, counts))
             if len(examples) < len(KINDS):
                 examples.append(Example(kind, image, truth, found, called))

@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 RULE_GATE = "an image is artifact when the classifier's gate is open"
 RULE_OBJECTS = "an image is artifact when an object survives the cutoff and the smallest size"
 RULE_KINDS = "an image holds a kind when an object of this kind survives the cutoff and the smallest size"
+FEW_GROUPS = 10
+"""Fewer groups than this make intervals rough: the draws of a bootstrap then repeat a handful of values."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,33 @@ class Evaluation:
         return known if any(score.item.label == "artifact" for score in known) else ()
 
     @property
+    def groups(self) -> int:
+        """How many groups of images the intervals are drawn over."""
+        return len({score.item.group for score in self.scores})
+
+    @property
+    def groups_known(self) -> int:
+        """How many groups the intervals of pixels and objects are drawn over: those of images with a known mask."""
+        return len({score.item.group for score in self.known})
+
+    @property
+    def drawn_over(self) -> str:
+        """What the intervals are drawn over, in words."""
+        said = f"{self.groups} group{'' if self.groups == 1 else 's'}"
+        fewer = bool(self.known) and self.groups_known < self.groups
+        return f"{said} ({self.groups_known} for pixels and objects)" if fewer else said
+
+    @property
+    def rough_intervals(self) -> str:
+        """Say that intervals are rough where groups are few; empty where they are enough."""
+        groups = self.groups_known if self.known else self.groups
+        if groups >= FEW_GROUPS:
+            return ""
+        if groups < 2:
+            return "Intervals need at least two groups of images."
+        return f"With fewer than {FEW_GROUPS} groups, intervals are rough."
+
+    @property
     def curve(self) -> Curve | None:
         """Precision and recall of pixels at every cutoff, pooled; None when no artifact image has a mask."""
         fields = [score.field for score in self.known if score.field is not None]
@@ -223,7 +252,7 @@ class Evaluation:
             },
             "figures": {name: _plain(figure) for name, figure in self.figures().items()},
             "intervals": "95 %, percentiles of a bootstrap that draws groups of images",
-            "groups": len({score.item.group for score in self.scores}),
+            "groups": self.groups,
             "distributions": {name: _plain(spread) for name, spread in self.distributions().items()},
             "calibration_error": {name: defined(one.error) for name, one in self.reliability.items()},
             "seconds_per_image": defined(mean_defined(score.seconds for score in self.scores)),

@@ -364,14 +364,16 @@ def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
 
 def _read(path: Path, plane: int | None) -> tuple[NDArray[Any], float | None]:
     """Read (y, x) or (y, x, samples) as stored, and the pixel size in um if the file says it."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ArtSegError(f"{path}: expected an image with one of the suffixes {', '.join(IMAGE_SUFFIXES)}.")
     try:
         size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtSegError(f"Expected an image at {path}, but this path does not exist. Check the name.") from error
     except OSError as error:
         raise ArtSegError(f"Could not open the image {path}: {error.strerror or error}. Check the name.") from error
     if not path.is_file():
         raise ArtSegError(f"{path} is not a file.")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ArtSegError(f"{path}: expected an image with one of the suffixes {', '.join(IMAGE_SUFFIXES)}.")
     if size == 0:
         raise ArtSegError(f"{path} is empty (0 bytes). Copy it again from where it was acquired.")
     try:
@@ -382,7 +384,10 @@ def _read(path: Path, plane: int | None) -> tuple[NDArray[Any], float | None]:
     except ArtSegError:
         raise
     except Exception as error:  # the decoders raise whatever they like on broken files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        # some name the file, which stands before already
+        said = said.replace(f" {str(path)!r}", "").replace(f" {path}", "")
+        reason = " ".join(said.split()) or type(error).__name__
         raise ArtSegError(f"{path} could not be read as an image ({reason}). Is it damaged or truncated?") from error
     if pixels.size == 0 or pixels.dtype.kind not in "buif":
         raise ArtSegError(f"{path}: expected pixels that are real numbers, got {pixels.dtype} of shape {pixels.shape}.")

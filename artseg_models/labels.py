@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,8 @@ _KIND_COLUMN = "kind"
 _KIND_MASKS_COLUMN = "kind_masks"
 _NOT_IN_KINDS = ";=,"
 """These part names and files in tables and commands."""
+RESERVED_KINDS = ("artifact", "artifacts", "background", "clean", "unsure")
+"""What tables, masks and packages call something else than a kind of artifact."""
 _SIMULATED = "SIMULATED.txt"
 _MASKS_LOOKED_AT = 64
 """Enough masks to tell the polarity of a data set, few enough to be quick."""
@@ -593,6 +596,67 @@ def problem_of_kind(name: str) -> str:
     return ""
 
 
+def problems_of_kinds(names: Iterable[str]) -> list[str]:
+    """Say which kinds of artifact could be confused, with each other or with what is no kind.
+
+    Parameters
+    ----------
+    names : iterable of str
+        All kinds that are to be told apart.
+
+    Returns
+    -------
+    list of str
+        A sentence for each name that is taken, and for each set of names that differ only in capitals, blanks, hyphens
+        or underscores; empty where all can be told apart.
+    """
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(set(names)):
+        spellings[_plain_kind(name)].append(name)
+    taken = [name for plain in RESERVED_KINDS for name in spellings.pop(plain, [])]
+    return [
+        *(
+            f"the kind of artifact '{name}' has a name that ArtSeg uses itself ({', '.join(RESERVED_KINDS)}). "
+            "Call it by what it is, such as dust."
+            for name in taken
+        ),
+        *(
+            f"the kinds of artifact {' and '.join(repr(name) for name in alike)} differ only in capitals, blanks, "
+            "hyphens or underscores. Write them alike if they are one kind, else call one of them otherwise."
+            for alike in spellings.values()
+            if len(alike) > 1
+        ),
+    ]
+
+
+def require_distinct_kinds(labels: LabelSet, asked: Collection[str] | None = None) -> None:
+    """Refuse kinds of artifact that could be confused.
+
+    Parameters
+    ----------
+    labels : LabelSet
+        What is to be learned from.
+    asked : collection of str, optional
+        Kinds that are to be told apart, with all spellings of them in the labels; all kinds by default.
+
+    Raises
+    ------
+    ArtSegError
+        Names differ too little, or are those of something else.
+    """
+    names = set(kinds_of(labels.images))
+    if asked is not None:
+        plain = {_plain_kind(name) for name in asked}
+        names = {*asked, *(name for name in names if _plain_kind(name) in plain)}
+    problems = problems_of_kinds(names)
+    if problems:
+        raise ArtSegError(f"{labels.source}: {_some(problems)}")
+
+
+def _plain_kind(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.casefold())
+
+
 def relative_name(path: Path, folder: Path) -> str:
     """Name a file as a table in `folder` does: relative to it, with forward slashes."""
     try:
@@ -1053,14 +1117,7 @@ def _count_kinds(images: Sequence[LabelledImage], report: LabelReport) -> None:
     artifact = [image for image in images if image.label == "artifact"]
     report.without_kind = sum(not image.kinds for image in artifact)
     report.kind_masks = sum(image.kinds_drawn for image in artifact)
-    spellings: dict[str, list[str]] = defaultdict(list)
-    for kind in sorted(report.kinds):
-        spellings[kind.casefold()].append(kind)
-    report.warnings += [
-        f"{' and '.join(alike)} count as different kinds of artifact; write them alike if they are one."
-        for alike in spellings.values()
-        if len(alike) > 1
-    ]
+    report.errors += problems_of_kinds(report.kinds)
 
 
 def _check_duplicates(same: Mapping[str, Sequence[LabelledImage]], report: LabelReport) -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,8 @@ COLUMNS: tuple[str, ...] = (
 KIND_COLUMNS: tuple[str, ...] = ("kinds", "kind_probabilities")
 #: what the files of a map's objects are called and hold where the model finds something else than artifacts
 ARTIFACTS = "artifacts"
+#: behind an image's name, in the names of the pictures that are written of it
+_WRITTEN = (ARTIFACTS, "nuclei", "cells", "probability", "kinds", "overlay", "filled")
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,37 @@ class Segmented:
 def images_of(sources: Sequence[Path]) -> list[Path]:
     """List the images of files and folders, in natural order.
 
+    What `segment_images` wrote into a folder of images (``NAME_artifacts.tif`` beside the image NAME, and the like) is
+    left out; a file that is named itself is always taken.
+
     Raises
     ------
     ArtSegError
         There is none.
     """
-    images = [image for source in sources for image in (find_images(source) if source.is_dir() else [source])]
+    images = [image for source in sources for image in (_images_in(source) if source.is_dir() else [source])]
     if not images:
         raise ArtSegError(f"Expected images in {', '.join(map(str, sources))}, but there are none. Name other folders.")
     return images
+
+
+def _images_in(folder: Path) -> list[Path]:
+    there = find_images(folder)
+    stems = {path.stem for path in there}
+    images = [path for path in there if not _is_written(path.stem, stems)]
+    if len(images) < len(there):
+        logger.info(
+            "%s: %d files left out, which have the names of masks, maps and pictures of its other images. Name a file "
+            "itself to have it segmented.",
+            folder,
+            len(there) - len(images),
+        )
+    return images
+
+
+def _is_written(stem: str, stems: Collection[str]) -> bool:
+    name, _, ending = stem.rpartition("_")
+    return ending in _WRITTEN and name in stems
 
 
 def segment_images(
@@ -371,7 +395,8 @@ def outlined(
     pixels : ndarray
         (y, x), any dtype; stretched between its 0.5 and 99.5 percentiles.
     mask : ndarray
-        (y, x) bool; or uint8, the place of the pixel's colour counted from 1, 0 where there is nothing to outline.
+        (y, x) bool; or uint8, the place of the pixel's colour counted from 1, 0 where there is nothing to outline. What
+        reaches the image's border is outlined along it, too.
     colours : sequence of (int, int, int)
         RGB, 0..255, one a place.
 
@@ -383,8 +408,9 @@ def outlined(
     grey = (255 * stretch(pixels)).astype(np.uint8)
     picture = np.repeat(grey[..., None], 3, axis=2)
     for place, colour in enumerate(colours, start=1):
-        outline: NDArray[np.bool_] = np.asarray(find_boundaries(mask == place, mode="thick"), dtype=np.bool_)
-        picture[outline] = colour
+        around = np.pad(mask == place, 1)  # beyond the image there is none of it
+        outline: NDArray[np.bool_] = np.asarray(find_boundaries(around, mode="thick"), dtype=np.bool_)
+        picture[outline[1:-1, 1:-1]] = colour
     return picture
 
 

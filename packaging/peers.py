@@ -2,6 +2,8 @@
 
     make peers
 
+The same environment holds cellpose: `artseg benchmark` there measures all of them beside artseg.
+
 Their packages are installed without what they depend on, beside artseg's environment, whose PyTorch they use: with it
 each of them would fetch another. Nothing in artseg's own environment changes.
 """

@@ -1,4 +1,4 @@
-"""Speed and memory of two methods: Patch SVDD's dense pass against patch by patch, PaDiM's memory by its images."""
+"""Speed and memory of two methods: Patch SVDD's dense pass against patch by patch, PaDiM by its images and a peer."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from artseg_models.benchmark.peers import is_here, load
 from artseg_models.errors import ArtSegError
 from artseg_models.files import write_text
 from artseg_models.images import write_image
 from artseg_models.memory import peak_mib
 from artseg_models.methods import train
+from artseg_models.methods.padim import StreamedMoments
 from artseg_models.methods.patch_svdd import STRIDES, embeddings
+from artseg_models.networks.padim import PaDiM
 from artseg_models.networks.patch_svdd import SMALL, PatchEncoder
 from artseg_models.networks.resnet import ResNet
+from artseg_models.training.backbones import empty_backbone
 from artseg_models.training.fields import Array
 
 #: patches in one pass of the way patch by patch
 _BATCH = 256
 #: images that the scores are scaled by, half of them called artifact
 _VALIDATION = 4
+#: images that PaDiM takes at once, and predicts one by one
+_AT_ONCE, _PREDICTED = 8, 5
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def _patchwise(encoder: PatchEncoder, image: Array) -> dict[int, Array]:
         windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))[::step, ::step]
         rows, columns = windows.shape[:2]
         embed = encoder.embed_small if size == SMALL else encoder.embed_large
-        patches = torch.from_numpy(np.ascontiguousarray(windows).reshape(-1, 1, size, size))
+        patches = torch.from_numpy(np.array(windows).reshape(-1, 1, size, size))
         vectors = torch.cat([embed(patches[start : start + _BATCH]) for start in range(0, len(patches), _BATCH)])
         found[size] = vectors.numpy().reshape(rows, columns, -1)
     return found
@@ -116,3 +123,108 @@ def _fit_padim(folder: Path, images: int, side: int, channels: int) -> float:
         overrides={"weights": str(folder / "weights.pt"), "channels": channels, "device": "cpu"},
     )
     return peak_mib()
+
+
+@dataclass(frozen=True)
+class PadimCost:
+    """What PaDiM takes in one program, in a process of its own.
+
+    Attributes
+    ----------
+    program : str
+        "artseg" or "anomalib".
+    images : int
+        Clean images that it was fitted to.
+    fit_seconds, predict_seconds : float
+        Features and Gaussians of all of them; the map of one image, the fastest of five.
+    peak_mib : float
+        The largest resident memory of the process.
+    """
+
+    program: str
+    images: int
+    fit_seconds: float
+    predict_seconds: float
+    peak_mib: float
+
+
+def padim_programs() -> list[str]:
+    """List the programs whose PaDiM can be measured here: artseg, and anomalib where it is installed."""
+    return ["artseg", *(["anomalib"] if is_here("anomalib") else [])]
+
+
+def measure_padim(program: str, images: int, *, side: int = 256, channels: int = 100) -> PadimCost:
+    """Fit and predict by the PaDiM of artseg or of anomalib: the same tensors in, a Gaussian for each position.
+
+    Both take `channels` channels of a ResNet18 of random weights (which take as long as trained ones) from noise of
+    `side` x `side` pixels; `tests/methods/test_peers.py` shows that both give the same map.
+
+    Raises
+    ------
+    ArtSegError
+        The program is not installed.
+    """
+    if program not in padim_programs():
+        raise ArtSegError(f"Expected one of {', '.join(padim_programs())}, got {program}. Install it: `make peers`.")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measure_padim, (program, images, side, channels))
+
+
+@torch.no_grad()
+def _measure_padim(program: str, images: int, side: int, channels: int) -> PadimCost:
+    torch.manual_seed(0)
+    model = _Anomalib(channels) if program == "anomalib" else _Own(channels, side)
+    started = time.perf_counter()
+    for first in range(0, images, _AT_ONCE):
+        model.add(torch.randn(min(_AT_ONCE, images - first), 1, side, side))
+    model.fit()
+    fitted = time.perf_counter() - started
+    predicted: list[float] = []
+    for _ in range(_PREDICTED):
+        image = torch.randn(1, 1, side, side)
+        started = time.perf_counter()
+        model.predict(image)
+        predicted.append(time.perf_counter() - started)
+    return PadimCost(program, images, fitted, min(predicted), peak_mib())
+
+
+class _Own:
+    """Our PaDiM, fitted as `artseg_models.methods.padim` does."""
+
+    def __init__(self, channels: int, side: int) -> None:
+        positions = side // 4
+        self._network = PaDiM(
+            empty_backbone("resnet18"), torch.arange(channels), grid=(positions, positions), sigma=4.0
+        ).eval()
+        self._moments = StreamedMoments(positions**2, channels)
+
+    def add(self, images: torch.Tensor) -> None:
+        self._moments.add(self._network.embed(images).flatten(2).permute(2, 0, 1))
+
+    def fit(self) -> None:
+        gaussians = self._network.gaussians
+        gaussians.mean, gaussians.whitening = self._moments.whitened(0.01)
+
+    def predict(self, image: torch.Tensor) -> None:
+        self._network.scores(image)
+
+
+class _Anomalib:
+    """anomalib's PaDiM, without its trainer, which would take memory of its own."""
+
+    def __init__(self, channels: int) -> None:
+        padim: Any = load("anomalib.models.image.padim.torch_model").PadimModel
+        self._model: Any = padim(backbone="resnet18", pre_trained=False, n_features=channels)
+        self._model.train()
+        self._model.feature_extractor.eval()
+
+    def add(self, images: torch.Tensor) -> None:
+        self._model(images.expand(-1, 3, -1, -1))
+
+    def fit(self) -> None:
+        self._model.fit()
+        self._model.eval()
+
+    def predict(self, image: torch.Tensor) -> None:
+        self._model(image.expand(-1, 3, -1, -1))

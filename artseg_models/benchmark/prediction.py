@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from artseg_models.benchmark.peers import is_here, load
 from artseg_models.engines import EngineTime, choose_engine, time_engines
 from artseg_models.errors import ArtSegError
 from artseg_models.memory import peak_mib
@@ -242,6 +243,29 @@ def compare_with_core(model: Path, *, side: int = 1080, rounds: int = 3) -> Besi
             seconds["ours"] = min(seconds["ours"], between - started)
             seconds["core"] = min(seconds["core"], time.perf_counter() - between)
     return BesideCore(choose_engine(package), seconds["ours"], seconds["core"], difference)
+
+
+def measure_cellpose(*, side: int = 1080, rounds: int = 2) -> float | None:
+    """Time cellpose's network (version 3, for cells of 30 pixels) on an image of noise, on the processor.
+
+    It is the network that CellProfiler's RunCellpose runs, in its tiles, with random weights, which take as long as
+    trained ones; without the masks, which cellpose makes of its output afterwards.
+
+    Returns
+    -------
+    float or None
+        Seconds an image, the fastest of `rounds`; None where cellpose is not installed.
+    """
+    if not is_here("cellpose"):
+        return None
+    model: Any = load("cellpose.models").CellposeModel(gpu=False, pretrained_model=False, diam_mean=30.0)
+    image = _noise(side).astype(np.float32)
+    seconds: list[float] = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        model.eval(image, channels=[0, 0], diameter=30.0, compute_masks=False)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _noise(side: int, seed: int = 0) -> NDArray[np.uint16]:

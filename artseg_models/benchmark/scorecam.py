@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import multiprocessing
 import tempfile
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from artseg_models.benchmark.peers import is_here, load
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json
 from artseg_models.labels import read_labels
@@ -228,7 +227,7 @@ def _measure(subject: Subject, way: Way, threads: int | None) -> Measured:
     network = subject.network()
     given = [torch.from_numpy(image)[None, None] for image in subject.images]
     none = np.zeros_like(subject.images)
-    if way.mode in PEERS and importlib.util.find_spec(PEERS[way.mode]) is None:
+    if way.mode in PEERS and not is_here(PEERS[way.mode]):
         return Measured(way, float("nan"), float("nan"), none, refused="not installed")
     with torch.inference_mode():
         TorchPasses(network).whole(given[0])  # what any pass takes
@@ -280,22 +279,8 @@ class _Logits(nn.Module):
         return self.network.binned_logits(image)
 
 
-@contextlib.contextmanager
-def _quiet_torchvision() -> Any:
-    """Declare two operators that torchvision lacks beside a PyTorch it was not built for; nothing here calls them."""
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # a torchvision that fits has them
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    del library
-
-
 def _grad_cam(network: ResNet, layer: int) -> Callable[[Tensor], Array]:
-    with _quiet_torchvision():
-        peer: Any = importlib.import_module("pytorch_grad_cam").ScoreCAM
+    peer: Any = load("pytorch_grad_cam").ScoreCAM
     model = _Logits(network)
 
     def artifact(output: Tensor) -> Tensor:
@@ -312,8 +297,7 @@ def _grad_cam(network: ResNet, layer: int) -> Callable[[Tensor], Array]:
 
 
 def _torchcam(network: ResNet, subject: Subject) -> Callable[[Tensor], Array]:
-    with _quiet_torchvision():
-        peer: Any = importlib.import_module("torchcam.methods").ScoreCAM
+    peer: Any = load("torchcam.methods").ScoreCAM
     model, layer = _Logits(network), getattr(network, f"layer{subject.layer}")
 
     def run(image: Tensor) -> Array:

@@ -67,7 +67,7 @@ def ablation(
     curve = write_annotation_figure(found, out / "annotation.png")
     run = [one for one in found if one.iou is not None]
     # narrow: what a rung changes stands in the figure, and in the lines below
-    table = Table("rung", "seed", "min", "img F1", "labels", "prec", "recall", "IoU", "ratio", box=SIMPLE_HEAD)
+    table = Table("rung", "seed", "expert min", "img F1", "labels", "prec", "recall", "IoU", "ratio", box=SIMPLE_HEAD)
     for one in run:
         values = [one.image_f1, one.label_iou, one.precision, one.recall, one.iou, one.ratio]
         shown = ["" if value is None else f"{value:.3f}" for value in values]

@@ -95,8 +95,12 @@ def benchmark_methods(
         list[int] | None, typer.Option(min=2, help="Numbers of clean images for PaDiM; repeat. Default: 50 and 500.")
     ] = None,
 ) -> None:
-    """Measure Patch SVDD's pass over all patches against one by one, and PaDiM's memory by the number of images."""
-    from artseg_models.benchmark.methods import measure_dense_pass, padim_peak_mib
+    """Measure Patch SVDD's pass over all patches against one by one, and PaDiM's time and memory by the images.
+
+    Where anomalib is installed, its PaDiM is measured beside ours: features of the same ResNet18 for the same images, a
+    Gaussian for each position, each in a process of its own.
+    """
+    from artseg_models.benchmark.methods import measure_dense_pass, measure_padim, padim_peak_mib, padim_programs
 
     found = measure_dense_pass(side=side)
     console.print(
@@ -109,6 +113,18 @@ def benchmark_methods(
     for count in images or [50, 500]:
         table.add_row(str(count), f"{padim_peak_mib(count, side=side):.0f} MiB")
     console.print(table, highlight=False)
+    programs = Table("PaDiM alone", "clean images", "fit", "an image", "peak memory")
+    for count in images or [50, 500]:
+        for program in padim_programs():
+            cost = measure_padim(program, count, side=side)
+            programs.add_row(
+                cost.program,
+                str(cost.images),
+                f"{cost.fit_seconds:.1f} s",
+                f"{1000 * cost.predict_seconds:.0f} ms",
+                f"{cost.peak_mib:.0f} MiB",
+            )
+    console.print(programs, highlight=False)
 
 
 @benchmark_app.command("prediction")
@@ -132,11 +148,13 @@ def benchmark_prediction(
     """Compare engines on this processor, and measure how time and memory grow with area and number of images.
 
     Engines take turns on the same image, so their ratios hold even on a busy computer. The first engine is PyTorch in
-    fp32 as it comes. Images are noise: time does not depend on what they show.
+    fp32 as it comes. Images are noise: time does not depend on what they show. bioimageio.core runs the same package
+    beside; where cellpose 3 is installed, so does its network, for what an image costs elsewhere in a pipeline.
     """
     from artseg_models.benchmark.prediction import (
         compare_engines,
         compare_with_core,
+        measure_cellpose,
         measure_counts,
         measure_from_file_to_mask,
         measure_growth,
@@ -183,6 +201,13 @@ def benchmark_prediction(
         f"largest difference {beside.largest_difference:.1e}",
         highlight=False,
     )
+    cellpose = measure_cellpose(side=side)
+    if cellpose is not None:
+        console.print(
+            f"cellpose's network on an image of this size: {cellpose:.2f} s, {cellpose / beside.seconds:.0f} times "
+            "what ArtSeg takes",
+            highlight=False,
+        )
     if out is not None:
         write_json(
             out,
@@ -193,6 +218,7 @@ def benchmark_prediction(
                 "from_file_to_mask": vars(whole),
                 "counts": [vars(number) for number in numbers],
                 "bioimageio_core": vars(beside),
+                **({} if cellpose is None else {"cellpose_seconds": cellpose}),
             },
         )
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)

@@ -33,7 +33,7 @@ def counterfactual(
     Artifacts are painted out (the image should become clean), and cut out and pasted on clean images: at the same
     place, elsewhere, turned, mirrored, smaller, larger, blurred (it should be found, and its pixels are known). Clean
     images are painted too, since paint alone must not matter. Artifacts are cut out by drawn masks where the labels
-    have them, else by the model's own.
+    have them, else by the model's own, which cannot say how well the artifact of an image as it is was found.
 
     If many images stay artifact with the artifact painted out, the model has learned the artifact's company: a slide,
     a session, a brightness. If it is not found elsewhere or turned, its place or shape. Pasted artifacts are easier
@@ -59,6 +59,6 @@ def counterfactual(
     for kind in KINDS:
         if found.of(kind):
             iou = found.iou(kind)
-            table.add_row(kind.title, kind.expects, f"{found.right(kind):.3f}", "" if iou != iou else f"{iou:.3f}")
+            table.add_row(kind.title, kind.expects, f"{found.right(kind):.3f}", "-" if iou != iou else f"{iou:.3f}")
     console.print(table)
     console.print(f"Written to {out}: counterfactual.png, counterfactual.csv, counterfactual.json", highlight=False)

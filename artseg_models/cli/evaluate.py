@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from artseg_models.cli.terminal import DEVICE_HELP, LABELS_HELP, Device, app, console
+from artseg_models.cli.terminal import DEVICE_HELP, LABELS_HELP, Device, app, console, reason_of
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate(
             more += ", kinds.csv, kinds.png"
         console.print(f"Written to {out}: {listed}{more}", highlight=False)
     if evaluation.failed:
-        listed = "\n".join(f"  {item.path}: {reason}" for item, reason in evaluation.failed)
+        listed = "\n".join(f"  {reason_of(item.path, reason)}" for item, reason in evaluation.failed)
         raise ArtSegError(f"{len(evaluation.failed)} of {len(items)} images could not be scored:\n{listed}")
 
 
@@ -128,7 +128,8 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
         "object_f1_iou_0.5": "F1 of objects at IoU 0.5",
         "average_object_iou": "Average IoU of objects",
     }
-    details = Table(title="Figures with 95 % confidence intervals", title_justify="left")
+    title = f"Figures with 95 % confidence intervals over {evaluation.drawn_over}"
+    details = Table(title=title, title_justify="left")
     details.add_column("")
     details.add_column("value", justify="right")
     details.add_column("interval", justify="right")
@@ -138,6 +139,8 @@ def _show_evaluation(evaluation: Evaluation, split: str) -> None:
             interval = "-" if low != low else f"[{low:.3f}, {high:.3f}]"
             details.add_row(title, "-" if value != value else f"{value:.3f}", escape(interval))
     console.print(details)
+    if evaluation.rough_intervals:
+        console.print(evaluation.rough_intervals, highlight=False)
     spread = evaluation.distributions()["artifact_images_iou"]
     if spread.images:
         console.print(

@@ -53,10 +53,10 @@ def label(
     from artseg_models.labelling.results import read_results
     from artseg_models.labelling.server import serve
     from artseg_models.labelling.store import Store
-    from artseg_models.labels import problem_of_kind
+    from artseg_models.labels import problem_of_kind, problems_of_kinds
 
     names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    problems = [problem for kind in names if (problem := problem_of_kind(kind))]
+    problems = [*(problem for kind in names if (problem := problem_of_kind(kind))), *problems_of_kinds(names)]
     if problems:
         raise typer.BadParameter(problems[0])
     table = out or (images[0] if images[0].is_dir() else images[0].parent) / "labels.csv"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from artseg_models.cli.terminal import DEVICE_HELP, ENGINE_HELP, Device, Engine, app, console
+from artseg_models.cli.terminal import DEVICE_HELP, ENGINE_HELP, Device, Engine, app, console, reason_of
 from artseg_models.errors import ArtSegError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def segment(
             soft_wrap=True,
         )
     if done.failed:
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in done.failed)
+        listed = "\n".join(f"  {reason_of(path, reason)}" for path, reason in done.failed)
         raise ArtSegError(
             f"{len(done.failed)} of {done.done + len(done.failed)} images could not be segmented:\n{listed}"
         )

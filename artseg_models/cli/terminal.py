@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import typer
@@ -27,6 +28,12 @@ module SegmentArtifacts does so, after `artseg cellprofiler install`.
 `artseg demo` shows all of it on simulated images.""",
 )
 console = Console()
+
+
+def reason_of(path: Path, reason: str) -> str:
+    """Give a reason that names the file that it is about, once."""
+    return reason if str(path) in reason else f"{path}: {reason}"
+
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 DEVICE_HELP = (

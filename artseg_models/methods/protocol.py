@@ -56,15 +56,15 @@ class Fitted:
     pseudo_labels : sequence of ndarray, optional
         (y, x) bool for each validation image at working resolution, where the method made labels for itself; the
         cutoff is chosen by them when it is chosen by labels.
-    trials : sequence of (float, bool)
-        Image probability of validation images that the method changed, and whether an artifact is left in them: the
-        gate is chosen by them, too.
+    trials : sequence of (Found, bool)
+        What the method finds in validation images that it changed, and whether an artifact is left in them: the gate is
+        chosen by them, too.
     """
 
     networks: Mapping[str, Mapping[str, Any]]
     epochs: Mapping[str, int]
     pseudo_labels: Sequence[NDArray[np.bool_]] | None = None
-    trials: Sequence[tuple[float, bool]] = ()
+    trials: Sequence[tuple[Found, bool]] = ()
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

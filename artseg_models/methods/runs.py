@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
@@ -29,6 +30,7 @@ from artseg_models.labels import (
 )
 from artseg_models.methods import autoencoder, padim, patch_svdd, scorecam, scorecam_unet, unet
 from artseg_models.methods.protocol import Fitted, Found, Method, Recipe
+from artseg_models.methods.requirements import require_what_is_asked
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
 from artseg_models.progress import track
@@ -144,6 +146,7 @@ def train(
     settings = configure(preset, method=method, seed=seed, overrides=overrides)
     labelled = with_splits(read_labels(labels), seed=seed)
     _check_labels(labelled, recipe, settings)
+    require_what_is_asked(labelled, settings)
     settings = _with_named_kinds(settings, labelled)
     binning = settings.binning
     if binning is None:
@@ -161,7 +164,7 @@ def train(
     }
     written = run / "configuration.json"
     if written.exists():
-        _require_same_run(read_json(written), frozen, run)
+        _require_same_run(_completed(read_json(written), type(settings)), frozen, run)
     elif run.exists() and any(run.iterdir()):
         raise ArtSegError(
             f"Expected a new or empty folder, or one of an ArtSeg run, but {run} holds other files. "
@@ -293,9 +296,13 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     if gate_threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
         ungated = np.ones_like(gate_open)
         alone = _choose(recipe, settings, fitted, found, validation, ungated)
-        by_objects = _verdicts(found, alone, None, ungated, binning)
-        if _image_f1(validation, by_objects) >= _image_f1(validation, verdicts):
-            gate_threshold, chosen, verdicts = None, alone, by_objects
+        # a classifier that looks at an artifact's company is told by images that were changed
+        made = [one for one, _ in fitted.trials]
+        by_objects = _verdicts([*found, *made], alone, None, ungated, binning)
+        by_gate = np.array([*verdicts, *((one.image_probability or 0.0) >= gate_threshold for one in made)])
+        truth = np.array([*validation.artifact, *(artifact for _, artifact in fitted.trials)])
+        if count_agreement(truth, by_objects).f1 >= count_agreement(truth, by_gate).f1:
+            gate_threshold, chosen, verdicts = None, alone, by_objects[: len(found)]
     maps = [one.map for one in found]
     sample = _sample(validation, found, settings)
     write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
@@ -333,13 +340,14 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
 
 
 def _gate(
-    found: list[Found], validation: Split, trials: Sequence[tuple[float, bool]]
+    found: list[Found], validation: Split, trials: Sequence[tuple[Found, bool]]
 ) -> tuple[float | None, NDArray[np.bool_]]:
     """Choose the gate of a method with a classifier, and say which validation images it lets pass."""
     probabilities = [one.image_probability for one in found if one.image_probability is not None]
     if len(probabilities) < len(found):
         return None, np.ones(len(found), np.bool_)
-    threshold = best_gate_threshold(np.array(probabilities), validation.artifact, trials=trials)
+    made = [(one.image_probability or 0.0, artifact) for one, artifact in trials]
+    threshold = best_gate_threshold(np.array(probabilities), validation.artifact, trials=made)
     return threshold, np.array(probabilities) >= threshold
 
 
@@ -439,6 +447,15 @@ def _fingerprint(labels: LabelSet, *, kinds: bool) -> str:
         for item in labels.images
     ]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _completed(there: Mapping[str, Any], settings: type[RunSettings]) -> Mapping[str, Any]:
+    """Add to a run's configuration what settings that its artseg did not know yet are by default: as it trains."""
+    known = {name: value for name, value in there.items() if name in settings.model_fields}
+    try:
+        return {**there, **settings.model_validate(known).model_dump(mode="json")}
+    except ValidationError:  # it has settings that this artseg knows no more
+        return there
 
 
 def _require_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], run: Path) -> None:

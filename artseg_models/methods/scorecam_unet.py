@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from artseg_models.errors import ArtSegError
+from artseg_models.labels import LabelledImage
 from artseg_models.methods.protocol import Fitted, Found, Recipe
 from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
 from artseg_models.training.classifier import (
     Trial,
     image_probabilities,
-    image_probability,
     new_classifier,
     train_classifier,
 )
@@ -149,9 +149,7 @@ class ScoreCAMUNet:
                 "unet": settings.unet.schedule.epochs + rounds * settings.self_training.epochs,
             },
             pseudo_labels=[label > 0 for label in labels["validation"]],
-            trials=[
-                (image_probability(self._classifier, image, self._device), artifact) for image, artifact in changed
-            ],
+            trials=[(self.predict(image), artifact) for image, artifact in changed],
             notes={
                 "scorecam": settings.scorecam.model_dump(),
                 **({"kinds": list(self._kinds)} if self._kinds else {}),
@@ -303,16 +301,40 @@ def _drawn_masks(training: Split, number: int) -> dict[int, NDArray[np.int8]]:
     if not number:
         return {}
     items = training.images.items
+    with_mask = require_drawn_masks(items, number)
+    shuffled = [with_mask[int(at)] for at in np.random.default_rng(0).permutation(len(with_mask))]
+    first = list({items[at].group or str(at): at for at in reversed(shuffled)}.values())[::-1]
+    ordered = first + [at for at in shuffled if at not in first]
+    return {at: training.mask(at).astype(np.int8) for at in ordered[:number]}
+
+
+def require_drawn_masks(items: Sequence[LabelledImage], number: int) -> list[int]:
+    """Refuse images of which too few have a drawn mask.
+
+    Parameters
+    ----------
+    items : sequence of LabelledImage
+        Of the train split.
+    number : int
+        How many masks are asked for.
+
+    Returns
+    -------
+    list of int
+        The places of all artifact images with a mask.
+
+    Raises
+    ------
+    ArtSegError
+        They are fewer.
+    """
     with_mask = [at for at, item in enumerate(items) if item.label == "artifact" and item.mask is not None]
     if len(with_mask) < number:
         raise ArtSegError(
             f"Expected at least {number} artifact images of the train split with a mask, as --masks asks for, got "
             f"{len(with_mask)}. `artseg suggest` names images to draw; or ask for fewer."
         )
-    shuffled = [with_mask[int(at)] for at in np.random.default_rng(0).permutation(len(with_mask))]
-    first = list({items[at].group or str(at): at for at in reversed(shuffled)}.values())[::-1]
-    ordered = first + [at for at in shuffled if at not in first]
-    return {at: training.mask(at).astype(np.int8) for at in ordered[:number]}
+    return with_mask
 
 
 _QUICK: Mapping[str, Any] = {

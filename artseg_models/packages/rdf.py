@@ -168,6 +168,14 @@ def _source(value: Any) -> Any:
     return cast("Mapping[str, Any]", value).get("source") if isinstance(value, Mapping) else value
 
 
+_DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
+
+
+def has_description(folder: Path) -> bool:
+    """Whether a folder is that of a package."""
+    return any((folder / name).is_file() for name in _DESCRIPTIONS)
+
+
 def find_description(folder: Path) -> Path:
     """Find the description in a package's folder: rdf.yaml, or bioimageio.yaml where there is none.
 
@@ -176,7 +184,7 @@ def find_description(folder: Path) -> Path:
     ArtSegError
         Neither is there.
     """
-    for name in ("rdf.yaml", "bioimageio.yaml"):
+    for name in _DESCRIPTIONS:
         if (folder / name).is_file():
             return folder / name
     raise ArtSegError(

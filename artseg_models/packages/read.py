@@ -27,6 +27,7 @@ from artseg_models.packages.rdf import (
     Size,
     Tensor,
     find_description,
+    has_description,
     listed_files,
     load_yaml,
     read_config,
@@ -302,6 +303,8 @@ def open_package(path: Path, *, cache: Path | None = None) -> tuple[Path, Path, 
     path = Path(path)
     if path.name in ("rdf.yaml", "bioimageio.yaml") and path.is_file():
         path = path.parent
+    if (path / "configuration.json").is_file() and not has_description(path):
+        raise ArtSegError(_about_run(path))
     if path.is_dir():
         folder = path
         _verify(folder, source=str(path))  # first, so that a folder that is no package is not read through
@@ -315,6 +318,20 @@ def open_package(path: Path, *, cache: Path | None = None) -> tuple[Path, Path, 
     else:
         raise ArtSegError(f"Expected a Model Zoo package (a zip file or a folder) at {path}, but nothing is there.")
     return path, folder, digest
+
+
+def _about_run(run: Path) -> str:
+    """Say that a folder is that of a training, and which packages it has."""
+    said = f"Expected a Model Zoo package (a zip file or a folder), but {run} is the run folder of a training. "
+    # the model that segments, in the current format, is most likely meant
+    packages = sorted(
+        (run / "packages").glob("*.zip"),
+        key=lambda path: (path.stem.endswith("-0.5.10"), not path.stem.endswith("-unet"), path.name),
+    )
+    if not packages:
+        return said + f"It has no package yet: `artseg export {run}` writes one where the training has ended."
+    beside = ", ".join(path.name for path in packages[1:])
+    return said + f"Give its package {packages[0]}" + (f" (or one of those beside it: {beside})." if beside else ".")
 
 
 def default_cache() -> Path:

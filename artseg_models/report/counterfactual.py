@@ -37,11 +37,13 @@ def write_counterfactual_figure(found: Counterfactuals, path: Path) -> None:
     axes = parts[0].subplots()
     plain(axes)
     for at, kind in enumerate(reversed(KINDS)):
-        if not found.of(kind):
+        trials = found.of(kind)
+        if not trials:
             continue
         right, iou = found.right(kind), found.iou(kind)
         axes.barh(at, right, height=0.62, color=BLUE if kind.expects == "artifact" else ORANGE)
-        text = f"{right:.2f} of {len(found.of(kind))}" + ("" if iou != iou else f"; IoU of pixels {iou:.2f}")
+        text = f"{sum(trial.right for trial in trials)} of {len(trials)}"
+        text += "" if iou != iou else f"; IoU of pixels {iou:.2f}"
         axes.text(right + 0.01, at, text, va="center", fontsize=9, color=INK)
     axes.set_yticks(range(len(KINDS)), [kind.title for kind in reversed(KINDS)])
     axes.set(xlim=(0, 1.35), xlabel="share of images called right; blue: artifact is right, orange: clean is right")

@@ -84,7 +84,7 @@ def write_errors_figure(
     _draw_bars(parts[0].subplots(), evaluation)
     for cause, part in zip(largest, parts[1:], strict=True):
         part.suptitle(
-            f"{CAUSES[cause].capitalize()}: {sums[cause] / total:.0%} of wrong pixels. The images with the most.",
+            f"{CAUSES[cause].capitalize()}: {sums[cause] / total:.0%} of wrong pixels. {_what_is_shown(evaluation)}",
             fontsize=10.5,
             x=0.01,
             ha="left",
@@ -117,15 +117,34 @@ def write_errors_figure(
     return True
 
 
+def _what_is_shown(evaluation: Evaluation) -> str:
+    groups = [_group(score) for score in evaluation.known]
+    if len(set(groups)) == len(groups):
+        return "The images with the most."
+    return "The image with the most of each group, then the next of any group."
+
+
 def _most(evaluation: Evaluation, cause: str) -> list[ImageScore]:
-    """Give the images with the most pixels of a cause, one of a group of near-duplicates."""
-    best: dict[str, tuple[int, ImageScore]] = {}
-    for score in evaluation.known:
-        pixels = 0 if score.field is None else score.field.wrong[cause]
-        group = score.item.group or str(score.item.path)
-        if pixels > best.get(group, (0, score))[0]:
-            best[group] = (pixels, score)
-    return [score for _, score in sorted(best.values(), key=lambda one: -one[0])][:_IMAGES]
+    """Give images with the most pixels of a cause: of each group the worst, then the next, whatever their group.
+
+    Images of a group may resemble each other, so that the others show more; but a group may be a whole well, so that
+    its next ones are not to be hidden.
+    """
+    pixels = {
+        at: score.field.wrong[cause]
+        for at, score in enumerate(evaluation.known)
+        if score.field is not None and score.field.wrong[cause]
+    }
+    ordered = sorted(pixels, key=lambda at: -pixels[at])
+    first: dict[str, int] = {}
+    for at in ordered:
+        first.setdefault(_group(evaluation.known[at]), at)
+    shown = [*first.values(), *(at for at in ordered if at not in first.values())]
+    return [evaluation.known[at] for at in shown[:_IMAGES]]
+
+
+def _group(score: ImageScore) -> str:
+    return score.item.group or str(score.item.path)
 
 
 def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from artseg_models.evaluate import Evaluation
 from artseg_models.kind_scores import KindFigures
 from artseg_models.report.drawing import BLUE, INK, MUTED, ORANGE, WHITE, plain, save_figure
-from artseg_models.scores import Figure as Value
 
 _SHOWN: Mapping[str, str] = {
     "image_precision": "images: precision",
@@ -38,7 +37,7 @@ def write_evaluation_figure(evaluation: Evaluation, path: Path) -> None:
     curve_axes, spread_axes, value_axes = figure.subplots(1, 3, width_ratios=(1, 0.8, 1.25))
     _draw_curve(curve_axes, evaluation)
     _draw_spread(spread_axes, evaluation)
-    _draw_values(value_axes, evaluation.figures())
+    _draw_values(value_axes, evaluation)
     figure.supxlabel(evaluation.audit.line(), fontsize=6.5, color=MUTED, x=0.01, ha="left")
     save_figure(figure, path, audit={"Description": evaluation.audit.line()})
 
@@ -74,8 +73,10 @@ def _draw_spread(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_ylim(-0.02, 1.02)
 
 
-def _draw_values(axes: Axes, figures: Mapping[str, Value]) -> None:
-    axes.set_title("Over all images, 95 % intervals over groups", loc="left", fontsize=10, color=INK)
+def _draw_values(axes: Axes, evaluation: Evaluation) -> None:
+    figures = evaluation.figures()
+    title = f"Over all images, 95 % intervals over {evaluation.drawn_over}\n{evaluation.rough_intervals}".strip()
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
     shown = [(title, figures[name]) for name, title in _SHOWN.items() if name in figures and figures[name].value >= 0]
     for at, (_, (value, low, high)) in enumerate(reversed(shown)):
         axes.plot([low, high], [at, at], color=BLUE, linewidth=2, alpha=0.6)

@@ -22,7 +22,13 @@ from artseg_models.training.fields import binned
 _EXAMPLES = 4
 _WIDTH = 3.2  # inches of an example
 _LOSSES = 3.4  # inches of the row of losses
-_NETWORKS = {"classifier": "Classifier: clean or artifact", "unet": "U-Net: artifact pixels"}
+#: titles in the order of training, but that a classifier's trainings stand side by side; others follow by name
+_NETWORKS = {
+    "first_classifier": "Classifier before it saw counterfactuals",
+    "classifier": "Classifier: clean or artifact",
+    **{f"unet_round_{number}": f"U-Net before round {number + 1} of self-training" for number in range(5)},
+    "unet": "U-Net: artifact pixels",
+}
 
 
 def write_training_sheet(run: Path, path: Path) -> None:
@@ -41,19 +47,22 @@ def write_training_sheet(run: Path, path: Path) -> None:
         The run is not finished, its images have moved, or the picture cannot be written.
     """
     trained = read_finished_run(run)
-    histories = sorted(run.glob("*/history.csv"))
+    histories = {file.parent.name: file for file in sorted(run.glob("*/history.csv"))}
+    networks = sorted(histories, key=lambda name: [*_NETWORKS, name].index(name))
     items = read_labels(run / "splits.csv").of_split("validation")
     shown = [index for index, item in enumerate(items) if item.label == "artifact"][:_EXAMPLES]
     pictures = {index: read_image(items[index].path, plane=trained.settings.plane).pixels for index in shown}
     tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in pictures.values())
     heights = [*([_LOSSES] if histories else []), *[_WIDTH * tallest + 0.4] * 2]
-    figure = Figure(figsize=(_WIDTH * len(shown), sum(heights) + 0.5), layout="constrained")
+    figure = Figure(
+        figsize=(max(_WIDTH * len(shown), _LOSSES * len(networks)), sum(heights) + 0.5), layout="constrained"
+    )
     lower: Figure | SubFigure = figure
     if histories:
         parts: Any = figure.subfigures(2, 1, height_ratios=[heights[0], sum(heights[1:])])
         upper, lower = parts
-        for axes, file in zip(upper.subplots(1, len(histories), squeeze=False)[0], histories, strict=True):
-            _draw_losses(axes, pd.read_csv(file), _NETWORKS.get(file.parent.name, file.parent.name))
+        for axes, name in zip(upper.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
+            _draw_losses(axes, pd.read_csv(histories[name]), _NETWORKS.get(name, name))
     grid: Any = lower.subplots(2, len(shown), squeeze=False)
     for column, (index, pixels) in enumerate(pictures.items()):
         found = trained.method.predict(
@@ -84,7 +93,8 @@ def _draw_losses(axes: Axes, history: pd.DataFrame, title: str) -> None:
     axes.plot(history["epoch"], history["validation"], color=BLUE, label="validation")
     best = int(np.argmin(history["validation"].to_numpy()))
     axes.plot(history["epoch"].iloc[best], history["validation"].iloc[best], "o", color=BLUE, label="kept")
-    axes.set(title=title, xlabel="epoch", ylabel="loss", yscale="log")
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

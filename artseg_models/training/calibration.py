@@ -36,8 +36,9 @@ _PIXELS = 20_000
 def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
     """Find the number by which to divide logits for the smallest cross-entropy.
 
-    Against the labels as sure as their number makes them (Platt 1999: one more of each class is taken to have been
-    seen), so that a few that are all told right do not make a network infinitely sure.
+    Before any image is seen, 1 is the likeliest (its logarithm is normal around 0, with a deviation of 1): a few labels
+    that are all told right, for which the sum is the smaller the smaller the number, do not make a network infinitely
+    sure.
 
     Parameters
     ----------
@@ -53,12 +54,10 @@ def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> f
     """
     if truth.all() or not truth.any():
         return 1.0
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    sure = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    signed = np.where(truth, logits, -logits)
 
     def loss(log_temperature: float) -> float:
-        divided = logits / np.exp(log_temperature)
-        return float((np.logaddexp(0, divided) - sure * divided).mean())
+        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).sum()) + log_temperature**2 / 2
 
     found = cast(Any, minimize_scalar(loss, bounds=_RANGE, method="bounded", options={"xatol": 1e-4}))
     return float(np.exp(found.x))

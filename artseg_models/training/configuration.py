@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from artseg_models.errors import ArtSegError
 
@@ -296,6 +298,9 @@ QUICK_UNET: Mapping[str, Any] = {
     "crop": 160,
 }
 
+_OFFERED, _ALIKE = 3, 0.75
+"""At most so many names are offered for one that is unknown, and from which likeness of its last part on, 0..1."""
+
 Chosen = TypeVar("Chosen", bound=Settings)
 
 
@@ -333,8 +338,46 @@ def configured(
     try:
         return settings.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        problems = "; ".join(_problem(settings, found) for found in error.errors())
         raise ArtSegError(f"These settings cannot be used: {problems}. See `artseg train --help`.") from error
+
+
+def _problem(settings: type[Settings], found: ErrorDetails) -> str:
+    name = ".".join(map(str, found["loc"]))
+    if found["type"] != "extra_forbidden":
+        return f"{name}: {found['msg']} (got {found['input']!r})"
+    # where a part is unknown, what was to be set in it says more
+    inner: Any = found["input"]
+    while isinstance(inner, Mapping) and len(cast("Mapping[str, Any]", inner)) == 1:
+        [(level, inner)] = cast("Mapping[str, Any]", inner).items()
+        name += f".{level}"
+    close = _close_names(name, _names(settings))
+    return f"this method has no setting {name}" + (f" (did you mean {' or '.join(close)}?)" if close else "")
+
+
+def _names(settings: type[BaseModel], before: str = "") -> list[str]:
+    """Give the full names of all settings, dots between the levels."""
+    names: list[str] = []
+    for name, field in settings.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            names += _names(nested, f"{before}{name}.")
+        else:
+            names.append(before + name)
+    return names
+
+
+def _close_names(name: str, names: Sequence[str]) -> list[str]:
+    """Find what somebody may have meant: the same setting in another place, or another spelling."""
+    alike = difflib.get_close_matches(_last(name), {_last(one) for one in names}, n=1, cutoff=_ALIKE)
+    found = [one for one in names if _last(one) in alike]
+    same_part = [one for one in found if one.split(".")[0] == name.split(".")[0]]
+    by_likeness = sorted(same_part or found, key=lambda one: -difflib.SequenceMatcher(None, name, one).ratio())
+    return by_likeness[:_OFFERED]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def parse_overrides(settings: Sequence[str]) -> Mapping[str, Any]:
@@ -373,6 +416,10 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     """Change nested settings: a mapping is changed name by name, any other value replaced."""
     result: dict[str, Any] = dict(base)
     for key, value in changes.items():
-        nested = isinstance(value, Mapping)
-        result[key] = merged(result.get(key) or {}, cast("Mapping[str, Any]", value)) if nested else value
+        if isinstance(value, Mapping):
+            before = result.get(key)
+            inner = cast("Mapping[str, Any]", before if isinstance(before, Mapping) else {})
+            result[key] = merged(inner, cast("Mapping[str, Any]", value))
+        else:
+            result[key] = value
     return result

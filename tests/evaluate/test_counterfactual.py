@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -127,6 +129,33 @@ def test_without_drawn_masks_the_models_own_are_taken(labels, tmp_path):
     right, found = shares(Dark(), bare)
     assert found.masks == "the model's own"
     assert right["painted_out"] == 1
+    # held against itself it would be right whatever it says; where the artifact was put is known
+    original, elsewhere = (next(kind for kind in KINDS if kind.name == name) for name in ("original", "elsewhere"))
+    assert np.isnan(found.iou(original))
+    assert found.iou(elsewhere) > 0.8
+    write_counterfactuals(found, tmp_path)
+    with open(tmp_path / "counterfactual.csv", newline="") as table:
+        ious = {row["kind"]: row["pixel_iou"] for row in csv.DictReader(table)}
+    assert ious["original"] == ""
+    assert ious["elsewhere"]
+
+
+def test_the_figure_counts_images(labels, tmp_path, monkeypatch):
+    texts: list[str] = []
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        texts.extend(text.get_text() for text in figure.findobj(Text))
+
+    monkeypatch.setattr("artseg_models.report.counterfactual.save_figure", keep)
+    bare = [replace(item, mask=None) for item in read_labels(labels).images]
+    found = counterfactuals(Dark(corner=True), bare)
+    write_counterfactual_figure(found, tmp_path / "counterfactual.png")
+    # without an IoU where the masks are the model's own
+    assert "3 of 3" in texts
+    elsewhere = [trial.right for trial in found.trials if trial.kind.name == "elsewhere"]
+    assert sum(elsewhere) < 3
+    assert any(text.startswith(f"{sum(elsewhere)} of 3; IoU") for text in texts)
+    assert not any(text.startswith(("1.00 of", "0.")) and " of " in text for text in texts)
 
 
 def test_one_class_alone_is_refused(labels):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from onnx import TensorProto, helper
 from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
@@ -24,7 +27,10 @@ from artseg_models.labels import LabelSet, read_labels
 from artseg_models.metrics import Counts
 from artseg_models.packages.read import read_package
 from artseg_models.predict import Predictor
+from artseg_models.report import errors
+from artseg_models.report import evaluation as evaluation_figures
 from artseg_models.report.errors import write_errors_figure
+from artseg_models.report.evaluation import write_evaluation_figure
 from artseg_models.report.montage import choose, write_montage
 
 SIDE = 64
@@ -290,6 +296,62 @@ def test_wrong_pixels_are_told_by_cause_and_shown(predictor: Predictor, labels: 
     right = evaluate(predictor, [item for item in labels.images if item.path.name == "exact.tif"])
     assert not write_errors_figure(predictor, right, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All texts of the figures of errors and evaluation that are written meanwhile."""
+    found: list[str] = []
+
+    def keep(figure: Figure, path: Path, **_: object) -> None:
+        # titles at the left are no titles to matplotlib's getters
+        found.extend(text.get_text() for text in figure.findobj(Text) if text.get_text())
+
+    monkeypatch.setattr(errors, "save_figure", keep)
+    monkeypatch.setattr(evaluation_figures, "save_figure", keep)
+    return found
+
+
+def test_of_each_group_the_worst_image_is_shown_and_free_places_are_filled(
+    predictor: Predictor, tmp_path: Path, texts: list[str]
+) -> None:
+    """Two wells: the gate drops all of them, so the whole mask is wrong, the more the larger it is."""
+    lines = ["image,label,split,group,mask"]
+    for name, group, side in (("a3", "A", 18), ("a2", "A", 16), ("a1", "A", 14), ("b1", "B", 10), ("b2", "B", 8)):
+        drawn = np.zeros((SIDE, SIDE), bool)
+        drawn[8 : 8 + side, 8 : 8 + side] = True
+        write_image(tmp_path / f"{name}.tif", field())
+        write_image(tmp_path / f"{name}.png", drawn)
+        lines.append(f"{name}.tif,artifact,test,{group},{name}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    items = read_labels(tmp_path / "labels.csv").images
+    assert write_errors_figure(predictor, evaluate(predictor, items), tmp_path / "errors.png")
+    assert [text.split(".")[0] for text in texts if ".tif, " in text] == ["a3", "b1", "a2", "a1"]
+    assert any(text.endswith("The image with the most of each group, then the next of any group.") for text in texts)
+    texts.clear()
+    alone = [item for item in items if item.path.stem in ("a3", "b1")]
+    assert write_errors_figure(predictor, evaluate(predictor, alone), tmp_path / "errors.png")
+    assert any(text.endswith("The images with the most.") for text in texts)
+
+
+def test_intervals_say_over_how_many_groups_and_that_few_make_them_rough(
+    package: Path, predictor: Predictor, labels: LabelSet, tmp_path: Path, texts: list[str]
+) -> None:
+    command = ["evaluate", str(package), str(labels.source)]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
+    # one image alone in its group has no mask
+    assert "intervals over 6 groups (5 for pixels and objects)" in " ".join(done.output.split())
+    assert "With fewer than 10 groups, intervals are rough." in done.output
+    write_evaluation_figure(evaluate(predictor, labels.images), tmp_path / "evaluation.png")
+    assert any(
+        "6 groups (5 for pixels and objects)" in text and "fewer than 10 groups, intervals are rough" in text
+        for text in texts
+    )
+    one = evaluate(predictor, [replace(item, group="well") for item in labels.images])
+    assert one.rough_intervals == "Intervals need at least two groups of images."
+    exact = next(item for item in labels.images if item.path.stem == "exact")
+    many = evaluate(predictor, [replace(exact, group=f"g{number}") for number in range(10)])
+    assert (many.drawn_over, many.rough_intervals) == ("10 groups", "")
 
 
 def test_objects_curve_intervals_and_spread(predictor: Predictor, labels: LabelSet, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def broken(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("missing", "No such file"),
+        ("missing", "does not exist"),
         ("a folder", "not a file"),
         ("empty .tif", "empty"),
         ("empty .png", "empty"),
@@ -239,7 +239,7 @@ def test_a_bad_file_ends_in_one_clear_message(tmp_path: Path, kind: str, says: s
     path = broken(tmp_path, kind)
     with pytest.raises(ArtSegError, match=says) as caught:
         read_image(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1
     assert "\n" not in str(caught.value)
 
 

@@ -23,6 +23,7 @@ from artseg_models.labels import (
     MaskSource,
     check_labels,
     kinds_of,
+    problems_of_kinds,
     read_kind_mask,
     read_labels,
     read_mask,
@@ -677,6 +678,29 @@ def test_what_a_table_cannot_say_of_kinds_is_not_written(tmp_path: Path) -> None
         assert not (tmp_path / "labels.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("dead clump", "dead_clump", "Dead-clump", "dust"), ["'Dead-clump' and 'dead clump' and 'dead_clump' differ"]),
+        (("Artifact", "dust"), ["'Artifact' has a name that ArtSeg uses itself"]),
+        (("clean", "background", "un-sure"), ["'background' has", "'clean' has", "'un-sure' has"]),
+        (("dust", "dust 2", "dead clump", "clump"), []),
+    ],
+)
+def test_kinds_that_could_be_confused_are_errors(tmp_path: Path, names: tuple[str, ...], told: list[str]) -> None:
+    problems = problems_of_kinds(names)
+    assert len(problems) == len(told)
+    assert all(says in problem for says, problem in zip(told, problems, strict=True))
+    named = [f"images/{at}.tif,artifact,,g{at},,{name},," for at, name in enumerate(names, start=1)]
+    rows = ["images/0.tif,clean,,g0,,,,", *named]
+    assert check_labels(kinds_set(tmp_path, rows)).errors == problems
+    asked = ["label", str(tmp_path), "--no-browser", "--kinds", ",".join(names)]
+    if told:
+        done = CliRunner().invoke(app, asked, env={"COLUMNS": "400"})
+        assert done.exit_code == 2
+        assert told[0] in " ".join(done.output.split())
+
+
 def test_check_counts_kinds(tmp_path: Path) -> None:
     rows = [*KINDS, "images/6.tif,artifact,train,g,,Dust,,"]
     path = kinds_set(tmp_path, rows)
@@ -686,7 +710,8 @@ def test_check_counts_kinds(tmp_path: Path) -> None:
     assert report.kinds == {"dust": 2, "fibre": 1, "dead clump": 1, "bubble": 1, "Dust": 1}
     assert (report.without_kind, report.kind_masks) == (1, 3)
     assert any("1.tif names the kind fibre and its mask of it is empty" in said for said in report.warnings)
-    assert any("Dust and dust count as different kinds" in said for said in report.warnings)
+    assert report.errors == [said for said in report.errors if "'Dust' and 'dust' differ only in capitals" in said]
+    assert len(report.errors) == 1
     done = CliRunner().invoke(app, ["labels", "check", str(path)], env={"COLUMNS": "200"})
     assert "dust (2 images), " in done.output
     assert "; 1 artifact images name none" in done.output

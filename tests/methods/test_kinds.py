@@ -294,6 +294,24 @@ def test_kinds_that_labels_do_not_name_are_refused_before_anything_is_read(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("renamed", "told"), [("Bubble", "'Bubble' and 'bubble' differ only"), ("clean", "'clean' has a name that ArtSeg")]
+)
+def test_kinds_that_could_be_confused_are_refused_before_anything_is_written(
+    shaded: Path, tmp_path: Path, renamed: str, told: str
+):
+    items = list(read_labels(shaded).images)
+    at = next(at for at, item in enumerate(items) if item.kinds == ("bubble",))
+    items[at] = replace(items[at], kinds=(renamed,))
+    write_labels(tmp_path / "labels.csv", items)
+    command = ["train", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
+    for asked in (["--kinds"], ["--set", f'kinds=["dust", "{"bubble" if renamed == "Bubble" else renamed}"]']):
+        done = CliRunner().invoke(app, [*command, *asked])
+        assert isinstance(done.exception, ArtSegError)
+        assert told in str(done.exception)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_line_asks_for_kinds_by_one_word(shaded: Path, tmp_path: Path):
     settings = [f"--set={name}={value}" for name, value in (
         ("binning", 2), ("classifier.depth", 10), ("classifier.width", 4), ("unet.width", 4), ("unet.levels", 3),

@@ -105,6 +105,20 @@ def test_another_runs_folder_is_refused(spotted, finished, tiny):
         train(spotted, finished, preset="quick", seed=1, overrides=tiny)
 
 
+def test_a_run_of_an_artseg_that_did_not_know_a_setting_goes_on(spotted, finished, tiny, tmp_path):
+    run = tmp_path / "unbroken"
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+    configuration = json.loads((run / "configuration.json").read_text())
+    del configuration["kinds"], configuration["refinement"]["edges"]
+    (run / "configuration.json").write_text(json.dumps(configuration))
+    train(spotted, run, preset="quick", overrides=tiny)
+    assert (run / "result.json").read_text() == (finished / "result.json").read_text()
+    (run / "result.json").unlink()
+    with pytest.raises(ArtSegError, match="refinement differ"):
+        train(spotted, run, preset="quick", overrides={**tiny, "refinement": {"edges": "contrast"}})
+
+
 def test_a_folder_with_other_files_is_refused(spotted, tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("do not touch")
     with pytest.raises(ArtSegError, match="holds other files"):
@@ -133,11 +147,25 @@ def test_the_paper_preset_is_the_papers(tiny):
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [({"unet": {"widht": 3}}, "unet.widht"), ({"classifier": {"depth": 12}}, "classifier.depth")],
+    [
+        ({"unet": {"widht": 3}}, r"this method has no setting unet\.widht \(did you mean unet\.width\?\)"),
+        ({"unet": {"epochs": 3}}, r"no setting unet\.epochs \(did you mean unet\.schedule\.epochs\?\)"),
+        ({"schedule": {"epochs": 3}}, r"schedule\.epochs \(did you mean unet\.schedule\.epochs or classifier\."),
+        ({"mask": 3}, r"no setting mask \(did you mean masks\?\)"),
+        ({"nonsense": 3}, r"this method has no setting nonsense\."),
+        ({"classifier": {"depth": 12}}, r"classifier\.depth: Input should be 10, 18, 34 or 50 \(got 12\)"),
+        ({"scorecam": {"cutoff": {"x": 1}}}, r"scorecam\.cutoff"),
+    ],
 )
 def test_wrong_settings_are_named(overrides, message):
     with pytest.raises(ArtSegError, match=message):
         configure("quick", overrides=overrides)
+
+
+def test_a_setting_of_another_method_is_told_as_such():
+    with pytest.raises(ArtSegError, match=r"this method has no setting kinds\. See") as caught:
+        configure("quick", method="padim", overrides={"kinds": True})
+    assert "Extra inputs" not in str(caught.value)
 
 
 def test_settings_are_read_as_typed():

@@ -115,6 +115,7 @@ def of_summary(path: Path) -> dict[str, str]:
         ("precision_recall.csv", of_curve),
         ("overlays.png", of_sheet),
         ("evaluation.png", of_sheet),
+        ("errors.png", of_sheet),
         ("reliability.png", of_sheet),
     ],
 )
@@ -133,7 +134,7 @@ def test_no_file_was_left_out(outputs: Path) -> None:
     kinds = {path.name.removeprefix("found_").removeprefix("none_") for path in outputs.iterdir()}
     assert kinds == {
         *("artifacts.tif", "probability.tif", "overlay.png", "artifacts.geojson", "filled.tif"),
-        *("segmentation.csv", "evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png"),
+        *("segmentation.csv", "evaluation.csv", "evaluation.json", "evaluation.png", "overlays.png", "errors.png"),
         *("precision_recall.csv", "reliability.png"),
     }
 

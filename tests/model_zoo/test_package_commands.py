@@ -12,6 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from artseg_models.cli import app
+from artseg_models.errors import ArtSegError
+from artseg_models.packages.read import read_package
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,24 @@ def test_check_fails_for_a_damaged_package(packages: dict[str, Path], tmp_path: 
     done = CliRunner().invoke(app, ["package", "check", str(damaged)])
     assert done.exit_code == 1
     assert "failed" in done.output
+
+
+def test_a_run_is_told_from_a_package_and_its_package_named(packages: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "packages").mkdir(parents=True)
+    (run / "configuration.json").write_text("{}")
+    with pytest.raises(ArtSegError, match=r"run folder of a training\. It has no package yet: `artseg export "):
+        read_package(run)
+    for name in ("run-classifier.zip", "run-unet-0.5.10.zip", "run-unet.zip"):
+        (run / "packages" / name).write_bytes(packages["unet"].read_bytes())
+    said = f"{run} is the run folder of a training. Give its package {run / 'packages' / 'run-unet.zip'} (or one"
+    info = CliRunner().invoke(app, ["package", "info", str(run)])
+    assert said in str(info.exception)
+    prediction = CliRunner().invoke(app, ["benchmark", "prediction", str(run)])
+    assert said in str(prediction.exception)
+    check = CliRunner().invoke(app, ["package", "check", str(run)], env={"COLUMNS": "1000"})
+    assert check.exit_code == 1
+    assert said in " ".join(check.output.split())
 
 
 def test_an_unfinished_run_ends_in_one_message(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from skimage.measure import points_in_poly
 
 from artseg_models import __version__
 from artseg_models.errors import ArtSegError
+from artseg_models.images import write_image
 from artseg_models.likeness import UNLIKE, image_features, summarise_features, unlikeness
 from artseg_models.outlines import to_geojson
 from artseg_models.packages.read import read_package
@@ -205,6 +207,45 @@ def test_an_empty_folder_and_wrong_usage_are_told(packages, tmp_path):
     assert artseg("segment", tmp_path / "empty").returncode == 2
     wrong = artseg("segment", tmp_path, "-m", packages["unet"], "-o", tmp_path / "out", "--cutoff", "2")
     assert wrong.returncode == 2
+
+
+def test_what_was_written_beside_the_images_is_no_image(predictor, sample, tmp_path, caplog):
+    for name in ("a.tif", "b.png", "c_kinds.tif"):  # the last is nobody's: there is no c
+        write_image(tmp_path / name, sample)
+    images = images_of([tmp_path])
+    assert segment_images(predictor, images, tmp_path, gate=False, overlay=True).done == 3
+    for ending in ("filled", "kinds", "nuclei", "cells"):
+        write_image(tmp_path / f"a_{ending}.tif", sample)
+    with caplog.at_level(logging.INFO):
+        assert images_of([tmp_path]) == images
+    # masks, maps and overlays of three, and four more
+    assert f"{tmp_path}: 13 files left out" in caplog.text
+    # of a run over everything, masks of masks too
+    write_image(tmp_path / "a_artifacts_probability.tif", sample)
+    assert images_of([tmp_path]) == images
+    named = tmp_path / "a_artifacts.tif"
+    assert images_of([named]) == [named]
+
+
+def test_an_image_that_is_not_there_is_told_once(packages, tmp_path):
+    done = artseg("segment", tmp_path / "nosuch", "-m", packages["unet"], "-o", tmp_path / "out")
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"Expected an image at {tmp_path / 'nosuch'}, but this path does not exist" in said
+    assert said.count(str(tmp_path / "nosuch")) == 1
+
+
+def test_outlines_are_closed_at_the_border_of_the_image():
+    pixels = np.random.default_rng(0).random((40, 40))
+    whole = outlined(pixels, np.ones((40, 40), bool))
+    coloured = (whole[..., 0] == 255) & (whole[..., 2] == 0)
+    for side in (coloured[0], coloured[-1], coloured[:, 0], coloured[:, -1]):
+        assert side.all()
+    assert not coloured[2:-2, 2:-2].any()
+    corner = np.zeros((40, 40), np.uint8)
+    corner[:10, :10] = 2
+    drawn = outlined(pixels, corner, colours=((1, 2, 3), (4, 5, 250)))
+    assert (drawn[0, :10] == (4, 5, 250)).all()
 
 
 def test_outline_lies_on_the_border_of_the_mask():

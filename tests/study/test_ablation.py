@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from artseg_models.ablation import RUNGS, run_ablation
 from artseg_models.cli import app
 from artseg_models.errors import ArtSegError
+from artseg_models.labels import read_labels, write_labels
 from artseg_models.report.ablation import write_ablation_figure
 from artseg_models.simulate import simulate_training_set
 
@@ -82,6 +84,25 @@ def test_an_unknown_rung_is_refused_with_those_that_there_are(labels, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("with_splits", [True, False])
+def test_labels_without_masks_to_score_by_are_refused_before_training(labels, tmp_path, with_splits):
+    known = read_labels(labels)
+    if with_splits:
+        items = [replace(item, mask=None) if item.split == "test" else item for item in known.images]
+    else:
+        items = [replace(item, mask=None, split=None) for item in known.images]
+    write_labels(tmp_path / "labels.csv", items)
+    with pytest.raises(ArtSegError, match="no artifact image of the test split has one"):
+        run_ablation(tmp_path / "labels.csv", tmp_path / "out", rungs=["quick"], overrides=_SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rung_that_asks_for_more_masks_than_there_are_is_named_before_training(labels, tmp_path):
+    with pytest.raises(ArtSegError, match=r"at least 20 artifact images.*rung masks_20 asks"):
+        run_ablation(labels, tmp_path / "out", rungs=["quick", "masks_20"], overrides=_SMALL)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_goes_on_with_a_ladder(ladder, labels):
     done = CliRunner().invoke(
         app,
@@ -90,4 +111,6 @@ def test_the_command_goes_on_with_a_ladder(ladder, labels):
     )
     assert done.exit_code == 0, done.output
     assert "Not run: " in done.output
+    assert "expert min" in done.output
+    assert "quick: evidence at its cutoff" in done.output
     assert (ladder / "ablation.png").exists()
