@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from artseg_models.errors import ArtSegError
 
@@ -338,11 +337,11 @@ def configured(
     try:
         return settings.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_problem(settings, found) for found in error.errors())
+        problems = "; ".join(_problem(settings, dict(found)) for found in error.errors())
         raise ArtSegError(f"These settings cannot be used: {problems}. See `artseg train --help`.") from error
 
 
-def _problem(settings: type[Settings], found: ErrorDetails) -> str:
+def _problem(settings: type[Settings], found: Mapping[str, Any]) -> str:
     name = ".".join(map(str, found["loc"]))
     if found["type"] != "extra_forbidden":
         return f"{name}: {found['msg']} (got {found['input']!r})"
