@@ -22,7 +22,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.evaluate import defined, evaluate
 from artseg_models.files import read_json, write_json, write_text
 from artseg_models.images import read_image, read_mask_image
-from artseg_models.labels import LabelledImage, read_labels, read_mask, with_splits
+from artseg_models.labels import LabelledImage, LabelSet, read_labels, read_mask, with_splits
 from artseg_models.methods import configure, train
 from artseg_models.methods.predictor import open_model
 from artseg_models.methods.requirements import require_what_is_asked
@@ -171,7 +171,8 @@ def run_ablation(
             late = minutes is not None and time.monotonic() - begun > 60 * minutes
             if not (folder / "scores.json").exists() and not late:
                 _do(labels, folder, rung, seed=seed, overrides=overrides or {}, ignore=ignore)
-    there = {int(folder.name.removeprefix("seed-")) for folder in out.glob("seed-*")}
+    names = (folder.name.removeprefix("seed-") for folder in out.glob("seed-*"))
+    there = {int(name) for name in names if name.isdecimal()}
     found = [one for seed in sorted({*seeds, *there}) for one in _scored(out, RUNGS, seed)]
     _write(found, out)
     return found
@@ -193,15 +194,19 @@ def _check_labels(
         for rung in chosen
         if minutes != 0 and not (_folder(out, rung, seed) / "scores.json").exists()
     ]
-    for seed in dict.fromkeys(seed for seed, _ in to_do):
-        if not any(item.mask is not None for item in _test_images(labels, seed) if item.label == "artifact"):
+    if not to_do:
+        return
+    known = read_labels(labels)
+    split = {seed: with_splits(known, seed=seed) for seed in dict.fromkeys(seed for seed, _ in to_do)}
+    for seed in split:
+        if not any(item.mask is not None for item in _test_images(known, seed) if item.label == "artifact"):
             raise _no_masks_to_score_by(labels)
     for seed, rung in to_do:
         settings = configure(
             rung.preset, method=rung.method, seed=seed, overrides=_settings(rung, seed=seed, overrides=overrides)
         )
         try:
-            require_what_is_asked(with_splits(read_labels(labels), seed=seed), settings)
+            require_what_is_asked(split[seed], settings)
         except ArtSegError as error:
             raise ArtSegError(f"{error} The rung {rung.name} asks for it; --rung names those to train.") from error
 
@@ -210,9 +215,8 @@ def _folder(out: Path, rung: Rung, seed: int) -> Path:
     return out / f"seed-{seed}" / rung.name
 
 
-def _test_images(labels: Path, seed: int) -> Sequence[LabelledImage]:
+def _test_images(known: LabelSet, seed: int) -> Sequence[LabelledImage]:
     """Give the images to score on: the test split of the labels, else the one that training draws."""
-    known = read_labels(labels)
     return known.of_split("test") or with_splits(known, seed=seed).of_split("test")
 
 
@@ -243,7 +247,7 @@ def _do(
     known = _known(folder, rung, seed=seed, settings=settings)
     train(labels, run, method=rung.method, preset=rung.preset, seed=seed, overrides=settings, known=known)
     model = open_model(run)
-    evaluation = evaluate(model, _test_images(labels, seed), ignore=ignore)
+    evaluation = evaluate(model, _test_images(read_labels(labels), seed), ignore=ignore)
     if evaluation.pixels is None:  # those that have a mask could not be read
         raise _no_masks_to_score_by(labels)
     write_errors_figure(model, evaluation, folder / "errors.png", ignore=ignore)

@@ -156,8 +156,3 @@ def image_probabilities(network: ResNet, image: Array, device: str) -> tuple[flo
     """Say how likely a binned image (y, x) holds an artifact, and one of each kind, 0..1."""
     logits, kinds = network.logits_and_kinds(as_batch(image, device))
     return float(torch.softmax(logits, dim=1)[0, 1]), tuple(map(float, torch.sigmoid(kinds)[0]))
-
-
-def image_probability(network: ResNet, image: Array, device: str) -> float:
-    """Say how likely a binned image (y, x) holds an artifact, 0..1."""
-    return image_probabilities(network, image, device)[0]
