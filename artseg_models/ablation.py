@@ -32,6 +32,10 @@ from artseg_models.training.configuration import merged
 from artseg_models.training.cutoffs import pooled_iou
 from artseg_models.training.fields import binned
 
+_POSITIONS = {
+    "classifier": {"depth": 18, "layers": 4, "positions": 0, "schedule": {"epochs": 20}},
+    "scorecam": {"source": "scorecam"},
+}
 _EDGES = {"refinement": {"edges": "evidence"}}
 _CONVINCING = {"refinement": {"convincing": 0.0}}
 _NORMALITY = {"refinement": {"normality": None}}
@@ -68,11 +72,17 @@ class Rung:
 RUNGS: tuple[Rung, ...] = (
     Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
     Rung("quick", "evidence at its cutoff = quick", preset="quick"),
+    Rung(
+        "positions",
+        "+ few positions answer, and are the evidence",
+        settings=merged(merged(_LABELS_OF_CLASSIFIER, _CONVINCING), _EDGES),
+    ),
     Rung("edges", "+ drawn to edges", settings=merged(_LABELS_OF_CLASSIFIER, _CONVINCING)),
     Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
     Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
+    Rung("without_positions", "best without few positions: ScoreCAM of quick's classifier", settings=_POSITIONS),
     Rung("without_edges", "best without edges", settings=_EDGES),
     Rung("without_convincing", "best without the test of parts", settings=_CONVINCING),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),

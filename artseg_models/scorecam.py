@@ -143,17 +143,37 @@ def fitting_batch(network: ResNet, size: tuple[int, int], *, batch: int, memory_
 
 
 @torch.inference_mode()
-def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quantile: float) -> Tensor:
-    """How strongly each channel of a layer lights up on clean images.
+def position_evidence(network: ResNet, image: Tensor, *, clean_level: Tensor | None = None) -> Evidence:
+    """Evidence for an artifact in one image as a classifier states it that pools few positions.
+
+    Each position of its last map answers by itself, so that no masked image need be classified; the answers are
+    log-odds, resized to the image.
 
     Parameters
     ----------
     network : ResNet
-        The trained classifier, in evaluation mode.
-    images : iterable of Tensor
-        Clean images, (1, 1, y, x) float32, binned and normalised.
-    layer : {1, 2, 3, 4}
-        The layer whose activation maps are used.
+        The trained classifier, in evaluation mode, that pools the positions with the strongest answers.
+    image : Tensor
+        (1, 1, y, x) float32, binned and normalised.
+    clean_level : Tensor, optional
+        (1,) from `clean_levels`: log-odds up to it count as none; by default up to even odds.
+    """
+    odds = network.log_odds(image)
+    above = F.relu(odds if clean_level is None else odds - clean_level[:, None, None])
+    size = (image.shape[-2], image.shape[-1])
+    resized = F.interpolate(above[None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    probability = float(torch.softmax(network.binned_logits(image), dim=1)[0, _ARTIFACT])
+    return Evidence(evidence=resized.cpu().numpy().astype(np.float32), probability=probability)
+
+
+@torch.inference_mode()
+def clean_levels(maps: Iterable[Tensor], *, quantile: float) -> Tensor:
+    """How strongly each channel lights up on clean images.
+
+    Parameters
+    ----------
+    maps : iterable of Tensor
+        The activation maps (channels, y, x) of each clean image.
     quantile : float
         Share of an image's positions that lie below the level, 0..1.
 
@@ -162,10 +182,7 @@ def clean_levels(network: ResNet, images: Iterable[Tensor], *, layer: int, quant
     Tensor
         (channels,) float32: the mean over images of each channel's quantile.
     """
-    levels = [
-        torch.from_numpy(np.quantile(network.activations(image, layer)[0].flatten(1).cpu().numpy(), quantile, axis=1))
-        for image in images
-    ]
+    levels = [torch.from_numpy(np.quantile(one.flatten(1).cpu().numpy(), quantile, axis=1)) for one in maps]
     return torch.stack(levels).mean(0).float()
 
 

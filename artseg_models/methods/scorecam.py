@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from artseg_models.errors import ArtSegError
@@ -20,6 +20,7 @@ from artseg_models.training.configuration import (
     ClassifierSettings,
     ScoreCAMSettings,
     SupervisedSettings,
+    require_evidence,
 )
 from artseg_models.training.evidence import evidence_of, levels_of_clean, passes_of, pseudo_labels
 from artseg_models.training.fields import Array, Split, enlarged
@@ -35,6 +36,11 @@ class ScoreCAMMapsSettings(SupervisedSettings):
     cutoff: float | None = Field(
         default=0.001, ge=0, le=1, description="Cutoff of the map, scaled to 0..1; None: chosen on validation."
     )
+
+    @model_validator(mode="after")
+    def _evidence_can_be_had(self) -> Self:
+        require_evidence(self.classifier, self.scorecam)
+        return self
 
 
 class ScoreCAMMaps:
@@ -80,7 +86,7 @@ class ScoreCAMMaps:
             device=device,
         )
         self._passes = self._measured_passes(folder)
-        shape = {**settings.classifier.model_dump(include={"depth", "width"}), "binning": self._binning}
+        shape = {**settings.classifier.shape, "binning": self._binning}
         return Fitted(
             networks={"classifier": shape},
             epochs={"classifier": settings.classifier.schedule.epochs},

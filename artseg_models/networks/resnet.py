@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: of the published networks
+LAYERS = 4
 #: depth -> (blocks in each of the four layers, whether blocks are bottlenecks)
 _LAYOUTS = {
     10: ((1, 1, 1, 1), False),
@@ -80,35 +82,55 @@ class ResNet(nn.Module):
         Pixels of the image along y and x that are averaged into one before the first convolution.
     kinds : int
         Kinds of artifact that are told apart; an image may hold several.
+    layers : {2, 3, 4}
+        How many of the four layers there are; 4 in the published networks. Fewer answer at a finer stride (8, 16, 32)
+        from smaller surroundings.
+    positions : int
+        Multiple-instance pooling: the answer is the mean of that many positions of the last activation map, those that
+        answer "artifact" most strongly, so that a speck counts as much in a large image as in a small one. 0, as
+        published: the answer to the mean activation of all positions.
     """
 
-    def __init__(self, depth: int = 50, width: int = 64, binning: int = 1, kinds: int = 0) -> None:
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(
+        self,
+        depth: int = 50,
+        width: int = 64,
+        binning: int = 1,
+        kinds: int = 0,
+        layers: int = LAYERS,
+        positions: int = 0,
+    ) -> None:
         super().__init__()
         blocks, bottlenecks = _LAYOUTS[depth]
         block = Bottleneck if bottlenecks else BasicBlock
         self.binning = binning
+        self.layers = layers
+        self.positions = positions
         self.conv1 = nn.Conv2d(1, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         channels_in = width
-        layers: list[nn.Sequential] = []
-        for index, count in enumerate(blocks):
+        for index, count in enumerate(blocks[:layers]):
             channels = width * 2**index
             row: list[nn.Module] = []
             for position in range(count):
                 row.append(block(channels_in, channels, 2 if index > 0 and position == 0 else 1))
                 channels_in = channels * block.expansion
-            layers.append(nn.Sequential(*row))
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
+            setattr(self, f"layer{index + 1}", nn.Sequential(*row))
         self.fc = nn.Linear(channels_in, 2 + kinds)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def activations(self, image: Tensor, layer: int = 4) -> Tensor:
+    def activations(self, image: Tensor, layer: int = LAYERS) -> Tensor:
         """Activation maps after layer 1 to 4 (strides 4, 8, 16, 32) of a binned image (batch, 1, y, x)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), 3, 2, 1)
-        for block in (self.layer1, self.layer2, self.layer3, self.layer4)[:layer]:
-            x = block(x)
+        for number in range(1, layer + 1):
+            x = self.get_submodule(f"layer{number}")(x)
         return x
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
@@ -119,19 +141,33 @@ class ResNet(nn.Module):
 
     def binned_logits(self, image: Tensor) -> Tensor:
         """Logits (batch, 2), clean and artifact, of a binned image (batch, 1, y, x) float32."""
-        return self.late_logits(self.activations(image, 3))
+        return self.logits_and_kinds(image)[0]
 
     def late_logits(self, features: Tensor) -> Tensor:
         """Logits (batch, 2) of the activation of layer 3 (batch, channels, y, x), by layer 4 and the head."""
-        return self._head(features)[:, :2]
+        return self._pooled(self.layer4(features))[:, :2]
 
     def logits_and_kinds(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, 2), clean and artifact, and (batch, kinds) of kinds, of a binned image (batch, 1, y, x)."""
-        logits = self._head(self.activations(image, 3))
+        logits = self._pooled(self.activations(image, self.layers))
         return logits[:, :2], logits[:, 2:]
 
-    def _head(self, features: Tensor) -> Tensor:
-        return self.fc(self.layer4(features).mean(dim=(2, 3)))
+    def log_odds(self, image: Tensor) -> Tensor:
+        """Log-odds of artifact at each position (batch, y, x) of the last map of a binned image (batch, 1, y, x)."""
+        return self._answers(self.activations(image, self.layers))[:, 0]
+
+    def _answers(self, features: Tensor) -> Tensor:
+        """Log-odds of artifact, then logits of kinds, at each position: (batch, 1 + kinds, y, x)."""
+        answers = self.fc(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return torch.cat([answers[:, 1:2] - answers[:, :1], answers[:, 2:]], dim=1)
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        if not self.positions:
+            return self.fc(features.mean(dim=(2, 3)))
+        answers = self._answers(features).flatten(2)
+        strongest = answers.topk(min(self.positions, answers.shape[2]), dim=2).values.mean(dim=2)
+        half = strongest[:, :1] / 2
+        return torch.cat([-half, half, strongest[:, 1:]], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities of clean and artifact, then of each kind of artifact.

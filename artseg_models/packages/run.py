@@ -38,6 +38,8 @@ class ClassifierShape(_Part):
     width: int
     binning: int
     kinds: int = 0
+    layers: int = 4
+    positions: int = 0
 
 
 class UNetShape(_Part):

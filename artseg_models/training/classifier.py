@@ -32,7 +32,7 @@ Trial = tuple[Array, bool]
 def new_classifier(settings: ClassifierSettings, *, binning: int, seed: int, device: str, kinds: int = 0) -> ResNet:
     """Make an untrained classifier on a device."""
     torch.manual_seed(seed)
-    network = ResNet(settings.depth, settings.width, binning, kinds).to(device)
+    network = ResNet(**settings.shape, binning=binning, kinds=kinds).to(device)
     if settings.width >= _FEWEST_CHANNELS_LAST:
         # twice as fast on CPUs
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -118,15 +118,19 @@ def train_classifier(
         return F.cross_entropy(logits.float(), truth, weight=weights) + _loss_of_kinds(of_kinds.float(), named_here)
 
     def validation_loss() -> float:
-        losses: list[float] = []
+        losses: dict[bool, list[float]] = {}
         unknown = np.full(named.shape[1], np.nan, np.float32)
         plain = zip(range(len(validation)), validation.artifact, named_validation, strict=True)
         given = ((validation.images[index], artifact, kinds_here) for index, artifact, kinds_here in plain)
         for image, artifact, kinds_here in itertools.chain(given, ((*trial, unknown) for trial in trials)):
             logits, of_kinds = network.logits_and_kinds(as_batch(image, device))
             loss = F.cross_entropy(logits, torch.tensor([int(artifact)], device=device))
-            losses.append((loss + _loss_of_kinds(of_kinds, torch.from_numpy(kinds_here[None]).to(device))).item())
-        return float(np.mean(losses))
+            loss = loss + _loss_of_kinds(of_kinds, torch.from_numpy(kinds_here[None]).to(device))
+            losses.setdefault(bool(artifact), []).append(loss.item())
+        if balance == "none":
+            return float(np.mean([loss for some in losses.values() for loss in some]))
+        # as in training: where few images are clean, one that learned nothing but how few would else be kept as best
+        return float(np.mean([np.mean(some) for some in losses.values()]))
 
     train_network(
         network,

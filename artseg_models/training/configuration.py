@@ -54,13 +54,32 @@ class ClassifierSettings(Settings):
 
     depth: Literal[10, 18, 34, 50] = 50
     width: int = Field(default=64, ge=1)
+    layers: Literal[2, 3, 4] = Field(
+        default=4, description="Layers of the ResNet: with fewer it answers for smaller places (8, 16, 32 pixels)."
+    )
+    positions: int = Field(
+        default=0,
+        ge=0,
+        description="The answer is the mean of that many places, those most like an artifact, so that small artifacts "
+        "count as much as large ones; 0, as in the paper: the answer to the mean of all places.",
+    )
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Arguments of `artseg_models.networks.resnet.ResNet` besides binning and kinds."""
+        return self.model_dump(include={"depth", "width", "layers", "positions"})
 
 
 class ScoreCAMSettings(Settings):
     """How pixel evidence and pseudo-labels come out of the classifier."""
 
+    source: Literal["scorecam", "positions"] = Field(
+        default="scorecam",
+        description="scorecam, as in the paper: what of the image brings the classifier's answer about, by masking it. "
+        "positions: the classifier's own answer at each place, for one that pools few places (classifier.positions).",
+    )
     layer: Literal[1, 2, 3, 4] = 4
     channel_weight: Literal["artifact", "largest"] = Field(
         default="largest",
@@ -97,6 +116,23 @@ class ScoreCAMSettings(Settings):
         default="empty",
         description="Pseudo-labels of clean images: no artifact pixel, or what their own map says.",
     )
+
+
+def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings) -> None:
+    """Refuse evidence that a classifier of this form does not give.
+
+    Raises
+    ------
+    ValueError
+        Says which setting does not fit which.
+    """
+    if scorecam.source == "positions":
+        if not classifier.positions:
+            raise ValueError("scorecam.source=positions needs a classifier that pools few: set classifier.positions")
+    elif scorecam.layer > classifier.layers:
+        raise ValueError(f"scorecam.layer={scorecam.layer} is beyond classifier.layers={classifier.layers}")
+    elif scorecam.mode == "feature" and classifier.layers < _LATE_LAYERS:
+        raise ValueError(f"scorecam.mode=feature needs classifier.layers={_LATE_LAYERS}")
 
 
 class UNetSettings(Settings):
@@ -297,6 +333,8 @@ QUICK_UNET: Mapping[str, Any] = {
     "crop": 160,
 }
 
+_LATE_LAYERS = 4
+"""Layers of a classifier that ScoreCAM's mode feature begins in the middle of."""
 _OFFERED, _ALIKE = 3, 0.75
 """At most so many names are offered for one that is unknown, and from which likeness of its last part on, 0..1."""
 
@@ -343,6 +381,8 @@ def configured(
 
 def _problem(settings: type[Settings], found: Mapping[str, Any]) -> str:
     name = ".".join(map(str, found["loc"]))
+    if not found["loc"]:
+        return str(found["ctx"]["error"])
     if found["type"] != "extra_forbidden":
         return f"{name}: {found['msg']} (got {found['input']!r})"
     # where a part is unknown, what was to be set in it says more

@@ -16,7 +16,7 @@ from artseg_models.images import write_image
 from artseg_models.networks.resnet import ResNet
 from artseg_models.passes import Passes, choose_passes, open_passes
 from artseg_models.progress import track
-from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, scorecam
+from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, position_evidence, scorecam
 from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
 from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.fields import Array, Split, as_batch
@@ -60,9 +60,15 @@ def levels_of_clean(
         clean = np.flatnonzero(~training.artifact)
         chosen = np.random.default_rng(seed).permutation(clean)[:_CLEAN_IMAGES]
         images = (as_batch(training.images[int(index)], device) for index in np.sort(chosen))
-        levels = clean_levels(network, images, layer=settings.layer, quantile=quantile)
+        levels = clean_levels((_maps(network, image, settings) for image in images), quantile=quantile)
         save_state(file, levels.cpu())
     return torch.load(file, weights_only=True).to(device)
+
+
+@torch.inference_mode()
+def _maps(network: ResNet, image: Tensor, settings: ScoreCAMSettings) -> Tensor:
+    """Give the maps (channels, y, x) of an image (1, 1, y, x) that evidence is drawn from."""
+    return network.log_odds(image) if settings.source == "positions" else network.activations(image, settings.layer)[0]
 
 
 def passes_of(
@@ -90,7 +96,7 @@ def passes_of(
     elif remembered.is_file():
         # only the processor's are measured; the run may have been trained there and go on elsewhere
         engine = str(read_json(remembered)["engine"]) if device == "cpu" else "torch"
-    elif split is None or not len(split):
+    elif split is None or not len(split) or settings.source == "positions":
         engine = "torch"
     else:
         image = as_batch(split.images[0], device)
@@ -112,7 +118,9 @@ def passes_of(
 def evidence_of(
     network: ResNet, image: Array, *, settings: ScoreCAMSettings, levels: Tensor | None, passes: Passes, device: str
 ) -> Evidence:
-    """Run ScoreCAM on one binned image (y, x)."""
+    """Say what in one binned image (y, x) speaks for an artifact, by ScoreCAM or the classifier's own positions."""
+    if settings.source == "positions":
+        return position_evidence(network, as_batch(image, device), clean_level=levels)
     return scorecam(
         network,
         as_batch(image, device),
