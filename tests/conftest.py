@@ -94,8 +94,10 @@ def make_run(sample: np.ndarray) -> Callable[..., Path]:
         torch.set_num_threads(1)
         torch.manual_seed(1)
         count = {"kinds": len(kinds)} if kinds else {}
+        # both forms of classifier go through every format: the published one, and that of preset best
+        pooled = {"layers": 2, "positions": 8} if kinds else {}
         networks = {
-            "classifier": (ResNet, {"depth": 10, "width": 4, "binning": binning, **count}),
+            "classifier": (ResNet, {"depth": 10, "width": 4, "binning": binning, **pooled, **count}),
             "unet": (UNet, {"width": 4, "levels": 5, "binning": binning, **count}),
         }
         told = {"kinds": list(kinds)} if kinds else {}

@@ -49,7 +49,7 @@ def finished(spotted: Path, tiny: dict[str, Any], tmp_path_factory: pytest.TempP
 def test_a_run_holds_what_others_need(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["unet"] == {"width": 4, "levels": 3, "binning": 2}
-    assert result["classifier"] == {"depth": 10, "width": 4, "binning": 2}
+    assert result["classifier"] == {"depth": 10, "width": 4, "binning": 2, "layers": 4, "positions": 0}
     assert 0 <= result["cutoff"] <= 1
     assert 0 <= result["gate_threshold"] <= 1
     assert result["training"]["counts"]["train"] == {"clean": 8, "artifact": 8}
@@ -155,6 +155,12 @@ def test_the_paper_preset_is_the_papers(tiny):
         ({"nonsense": 3}, r"this method has no setting nonsense\."),
         ({"classifier": {"depth": 12}}, r"classifier\.depth: Input should be 10, 18, 34 or 50 \(got 12\)"),
         ({"scorecam": {"cutoff": {"x": 1}}}, r"scorecam\.cutoff"),
+        (
+            {"scorecam": {"source": "positions"}},
+            "used: scorecam.source=positions needs a classifier that pools few: set",
+        ),
+        ({"classifier": {"layers": 2}, "scorecam": {"layer": 3}}, "scorecam.layer=3 is beyond classifier.layers=2"),
+        ({"classifier": {"layers": 3}, "scorecam": {"mode": "feature"}}, "feature needs classifier.layers=4"),
     ],
 )
 def test_wrong_settings_are_named(overrides, message):

@@ -69,17 +69,18 @@ def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(l
 
 def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder):
     runs = {name: ladder / "seed-0" / name / "run" for name in ("quick", "pasting", "best", "self_training")}
-    first = (runs["quick"] / "classifier" / "network.pt").read_bytes()
+    first = (runs["pasting"] / "classifier" / "network.pt").read_bytes()
     assert (runs["best"] / "first_classifier" / "network.pt").read_bytes() == first
     assert (runs["best"] / "classifier" / "network.pt").read_bytes() != first
     once = (runs["pasting"] / "unet" / "network.pt").read_bytes()
     assert (runs["self_training"] / "unet_round_0" / "network.pt").read_bytes() == once
     assert (runs["best"] / "unet" / "uncalibrated.pt").read_bytes() == once
+    assert (runs["quick"] / "classifier" / "network.pt").read_bytes() != first
     assert (runs["quick"] / "unet" / "network.pt").read_bytes() != once
 
 
 def test_an_unknown_rung_is_refused_with_those_that_there_are(labels, tmp_path):
-    with pytest.raises(ArtSegError, match="supervised, quick, edges"):
+    with pytest.raises(ArtSegError, match="supervised, quick, positions, edges"):
         run_ablation(labels, tmp_path, rungs=["magic"])
     assert not list(tmp_path.iterdir())
 

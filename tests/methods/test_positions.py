@@ -1,0 +1,141 @@
+"""A classifier in which few positions answer: what it answers, what it points at, and what it can learn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch.nn import functional as F
+
+from artseg_models.labels import read_labels
+from artseg_models.methods import train
+from artseg_models.networks.resnet import ResNet
+from artseg_models.scorecam import clean_levels, position_evidence
+from artseg_models.training.classifier import new_classifier, train_classifier
+from artseg_models.training.configuration import ClassifierSettings, ScoreCAMSettings
+from artseg_models.training.evidence import levels_of_clean, pseudo_labels
+from artseg_models.training.fields import Split, as_batch
+
+
+@pytest.fixture(scope="module")
+def network() -> ResNet:
+    torch.manual_seed(4)
+    return ResNet(10, 8, layers=2, positions=8, kinds=2).eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(5).normal(0, 1, (1, 1, 96, 120)).astype(np.float32))
+
+
+def test_the_strongest_positions_answer(network, image):
+    with torch.inference_mode():
+        features = network.activations(image, 2)[0].flatten(1).T
+        odds = features @ (network.fc.weight[1] - network.fc.weight[0]) + network.fc.bias[1] - network.fc.bias[0]
+        of_kind = features @ network.fc.weight[3] + network.fc.bias[3]
+        logits, kinds = network.logits_and_kinds(image)
+        assert network.log_odds(image).shape == (1, 12, 15)
+    assert float(logits[0, 1] - logits[0, 0]) == pytest.approx(float(odds.sort().values[-8:].mean()), rel=1e-4)
+    assert float(kinds[0, 1]) == pytest.approx(float(of_kind.sort().values[-8:].mean()), rel=1e-4)
+
+
+def test_an_image_of_fewer_positions_has_an_answer_too(network, image):
+    with torch.inference_mode():
+        logits = network.binned_logits(image[..., :16, :16])
+        assert float(logits[0, 1] - logits[0, 0]) == pytest.approx(float(network.log_odds(image[..., :16, :16]).mean()))
+
+
+def test_evidence_is_what_positions_answer_above_the_clean_level(network, image):
+    with torch.inference_mode():
+        odds = network.log_odds(image)
+    level = clean_levels([odds], quantile=0.9)
+    found = position_evidence(network, image, clean_level=level)
+    expected = F.interpolate(F.relu(odds - level[:, None, None])[None], size=(96, 120), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(found.evidence, expected, atol=1e-6)
+    assert found.evidence.any()
+    assert not position_evidence(network, image, clean_level=odds.amax().reshape(1)).evidence.any()
+
+
+def _specks(folder: Path, *, count: int, clean: int, radius: float) -> Split:
+    """Images of 128 x 128 pixels, all with blurred cells, the artifact ones with one sharp speck besides."""
+    random = np.random.default_rng(6)
+    folder.mkdir()
+    y, x = np.mgrid[:128, :128]
+    rows = ["image,label,split,mask"]
+    for index in range(count):
+        pixels = random.normal(8000, 150, (128, 128))
+        for _ in range(3):
+            middle = random.uniform(0, 128, 2)
+            pixels += 3000 * np.exp(-((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / 400)
+        artifact = index >= clean
+        if artifact:
+            middle = random.uniform(8, 120, 2)
+            speck = np.hypot(y - middle[0], x - middle[1]) <= radius
+            pixels[speck] -= 2500
+            tifffile.imwrite(folder / f"mask{index}.tif", speck.astype(np.uint8))
+        tifffile.imwrite(folder / f"{index}.tif", pixels.clip(0).astype(np.uint16))
+        rows.append(f"{index}.tif,{'artifact' if artifact else 'clean'},train,{f'mask{index}.tif' if artifact else ''}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return Split.read(read_labels(folder / "labels.csv").images, folder / "cache", binning=1, plane=None)
+
+
+def _train(split: Split, validation: Split, folder: Path, **changes: Any) -> ResNet:
+    settings = ClassifierSettings.model_validate({"depth": 10, "width": 8, "layers": 2, "positions": 8} | changes)
+    network = new_classifier(settings, binning=1, seed=0, device="cpu")
+    train_classifier(
+        network, split, validation, folder, settings=settings, balance="sample", seed=0, device="cpu", bf16=False
+    )
+    return network
+
+
+def test_specks_among_cells_are_pointed_at(tmp_path):
+    """Half of the images hold a speck of 9 pixels; nothing says where."""
+    split = _specks(tmp_path / "images", count=60, clean=30, radius=4)
+    schedule = {"epochs": 30, "learning_rate": 0.004, "decay": "one-cycle", "batch": 8}
+    network = _train(split, split, tmp_path / "classifier", schedule=schedule)
+    settings = ScoreCAMSettings(source="positions", clean_quantile=0.99, cutoff=0.5)
+    levels = levels_of_clean(network, split, tmp_path / "levels.pt", settings=settings, seed=0, device="cpu")
+    labels = pseudo_labels(network, split, tmp_path / "run", "train", settings=settings, levels=levels, device="cpu")
+    hit = [bool((label & split.mask(at)).any()) for at, label in enumerate(labels) if split.artifact[at]]
+    assert np.mean(hit) > 0.8
+    marked = np.mean([label.mean() for at, label in enumerate(labels) if split.artifact[at]])
+    assert marked < 0.05, "no more than about the places that it can tell apart"
+
+
+def test_the_few_images_of_a_class_weigh_as_much_in_validation(tmp_path):
+    """Or what calls all of them artifact is taken for the best epoch, where most of them are."""
+    split = _specks(tmp_path / "images", count=10, clean=2, radius=3)
+    network = _train(split, split, tmp_path / "classifier", schedule={"epochs": 1, "batch": 4})
+    with (tmp_path / "classifier" / "history.csv").open() as file:
+        [epoch] = csv.DictReader(file)
+    with torch.inference_mode():
+        logits = torch.cat([network.binned_logits(as_batch(split.images[at], "cpu")) for at in range(10)])
+    losses = F.cross_entropy(logits, torch.from_numpy(split.artifact.astype(np.int64)), reduction="none").numpy()
+    expected = (losses[split.artifact].mean() + losses[~split.artifact].mean()) / 2
+    assert float(epoch["validation"]) == pytest.approx(expected, rel=1e-4)
+    assert expected != pytest.approx(losses.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_a_model_that_learned_nothing_is_told_as_such(spotted, tiny, tmp_path, caplog, learnable):
+    copy = shutil.copytree(spotted.parent, tmp_path / "copy")
+    images = read_labels(copy / "labels.csv").images
+    if not learnable:
+        # whatever the label, the same image
+        for item in images:
+            if item.path != images[0].path:
+                shutil.copyfile(images[0].path, item.path)
+    with caplog.at_level(logging.WARNING):
+        run = train(copy / "labels.csv", tmp_path / "run", preset="quick", overrides=tiny)
+    warned = "no better than calling every image an artifact" in caplog.text
+    validation = json.loads((run / "result.json").read_text())["validation"]
+    assert warned == (validation["image_f1"] <= 2 / 3 + 1e-9)
+    assert warned or learnable
