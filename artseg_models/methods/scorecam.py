@@ -91,7 +91,7 @@ class ScoreCAMMaps:
             networks={"classifier": shape},
             epochs={"classifier": settings.classifier.schedule.epochs},
             pseudo_labels=labels,
-            notes={"scorecam": settings.scorecam.model_dump()},
+            notes={"scorecam": settings.scorecam.applied},
         )
 
     def restore(self, folder: Path) -> None:

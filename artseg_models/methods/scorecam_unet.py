@@ -158,7 +158,7 @@ class ScoreCAMUNet:
             pseudo_labels=[label > 0 for label in labels["validation"]],
             trials=[(self.predict(image), artifact) for image, artifact in changed],
             notes={
-                "scorecam": settings.scorecam.model_dump(),
+                "scorecam": settings.scorecam.applied,
                 **({"kinds": list(self._kinds)} if self._kinds else {}),
             },
         )

@@ -127,7 +127,12 @@ class Shared:
             "counts_table": counts_table(result.training.counts),
             "epochs": epochs_text(result.training.epochs),
             "method": result.method,
-            "scorecam_text": settings_text(result.scorecam, lead="Pseudo-labels by ScoreCAM"),
+            "scorecam_text": settings_text(
+                result.scorecam,
+                lead="Pseudo-labels by the classifier's answers at single positions"
+                if result.scorecam.get("source") == "positions"
+                else "Pseudo-labels by ScoreCAM",
+            ),
             "validation_table": metrics_table(result.validation),
             "tolerance": f"{TOLERANCE:g}",
             "licence": self.licence,

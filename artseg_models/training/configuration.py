@@ -117,6 +117,12 @@ class ScoreCAMSettings(Settings):
         description="Pseudo-labels of clean images: no artifact pixel, or what their own map says.",
     )
 
+    @property
+    def applied(self) -> dict[str, Any]:
+        """What of these settings took part, for cards and descriptions of models."""
+        positions = {"source", "cutoff", "clean_quantile", "clean_images"}
+        return self.model_dump(include=positions if self.source == "positions" else None)
+
 
 def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings) -> None:
     """Refuse evidence that a classifier of this form does not give.
