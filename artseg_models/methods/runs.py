@@ -34,6 +34,7 @@ from artseg_models.methods.requirements import require_what_is_asked
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
 from artseg_models.progress import track
+from artseg_models.training.chance import warn_of_chance
 from artseg_models.training.configuration import RunSettings, SegmenterSettings, SupervisedSettings, configured
 from artseg_models.training.cutoffs import (
     CUTOFFS,
@@ -307,14 +308,8 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     sample = _sample(validation, found, settings)
     write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
     measured: dict[str, float] = {"image_f1": _image_f1(validation, verdicts)}
-    all_artifact = _image_f1(validation, np.ones_like(verdicts))
-    if validation.artifact.any() and measured["image_f1"] <= all_artifact:
-        logger.warning(
-            "On the validation images this model is no better than calling every image an artifact (image F1 %.2f): it "
-            "has learned nothing to trust. Check the labels, give more images, or train longer "
-            "(--set classifier.schedule.epochs=...).",
-            all_artifact,
-        )
+    scores = [one.map.max() if one.image_probability is None else one.image_probability for one in found]
+    warn_of_chance(np.array(scores, np.float64), validation.artifact)
     if fitted.pseudo_labels is not None:
         passed = gate_open if gate_threshold is not None else np.ones_like(gate_open)
         predicted = [(map_ >= chosen.cutoff) & passes for map_, passes in zip(maps, passed, strict=True)]
