@@ -121,5 +121,5 @@ def write_suggestions(found: Sequence[Suggestion], path: Path) -> None:
     writer.writerow(["image", "group", "gain", "unsure", "differs"])
     for one in found:
         values = [f"{value:.4f}" for value in (one.gain, one.unsure, one.differs)]
-        writer.writerow([one.item.path, one.item.group, *values])
+        writer.writerow([one.item.path.resolve(), one.item.group, *values])
     write_text(path, text.getvalue())

@@ -21,7 +21,7 @@ PackagePath = Annotated[Path, typer.Argument(help="A package: zip file or folder
 
 @app.command("export", rich_help_panel="Main job")
 def export_run(
-    run: Annotated[Path, typer.Argument(help="Run folder, as given to `artseg train --out`.", file_okay=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder, as given to `artseg train --out`.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the packages; packages/ in the run folder if not given.")
     ] = None,

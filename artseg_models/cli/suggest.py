@@ -13,7 +13,7 @@ from artseg_models.cli.terminal import DEVICE_HELP, Device, app, console
 
 @app.command(rich_help_panel="More")
 def suggest(
-    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The run folder of a training.")],
+    run: Annotated[Path, typer.Argument(help="The run folder of a training.")],
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many images to name.")] = 10,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", dir_okay=False, help="Also write the order to this CSV file.")

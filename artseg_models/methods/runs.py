@@ -34,6 +34,7 @@ from artseg_models.methods.requirements import require_what_is_asked
 from artseg_models.metrics import count_agreement
 from artseg_models.predict import artifact_objects, resolve_device
 from artseg_models.progress import track
+from artseg_models.run_folder import result_of
 from artseg_models.training.chance import warn_of_chance
 from artseg_models.training.configuration import RunSettings, SegmenterSettings, SupervisedSettings, configured
 from artseg_models.training.cutoffs import (
@@ -228,12 +229,7 @@ def read_finished_run(folder: Path, *, device: str = "auto") -> FinishedRun:
     ArtSegError
         The run is unfinished or damaged, or the device is not there.
     """
-    if not (folder / "result.json").is_file():
-        raise ArtSegError(
-            f"Expected a finished training run at {folder}, but it has no result.json. "
-            "Choose the folder given to `artseg train --out`, or let the training end."
-        )
-    result, frozen = read_json(folder / "result.json"), read_json(folder / "configuration.json")
+    result, frozen = result_of(folder), read_json(folder / "configuration.json")
     recipe = recipe_of(str(frozen.get("method")))
     known = {name: value for name, value in frozen.items() if name in recipe.settings.model_fields}
     settings = configured(recipe.settings, {"run": {}}, "run", seed=frozen["seed"], overrides=known)

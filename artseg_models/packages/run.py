@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json
 from artseg_models.images import check_pixels, read_image
+from artseg_models.run_folder import result_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -254,12 +255,7 @@ def method_of(folder: Path) -> str:
     ArtSegError
         The run is unfinished.
     """
-    if not (folder / "result.json").is_file():
-        raise ArtSegError(
-            f"Expected a finished training run at {folder}, but it has no result.json. "
-            "Choose the folder given to `artseg train --out`, or let the training end."
-        )
-    content = read_json(folder / "result.json")
+    content = result_of(folder)
     # runs of other origin name it in their own words; what they hold tells
     return "scorecam-unet" if {"classifier", "unet"} <= content.keys() else str(content.get("method", "scorecam-unet"))
 

@@ -73,6 +73,18 @@ def test_a_run_is_told_from_a_package_and_its_package_named(packages: dict[str, 
     assert said in " ".join(check.output.split())
 
 
+@pytest.mark.parametrize("verb", ["export", "suggest"])
+def test_what_is_no_run_is_told_by_what_it_is(packages: dict[str, Path], tmp_path: Path, verb: str) -> None:
+    said = {
+        tmp_path / "nowhere": "there is nothing",
+        packages["unet"]: "that is a file, such as a package",
+        tmp_path: "it has no",
+    }
+    for path, found in said.items():
+        with pytest.raises(ArtSegError, match=f"Expected a finished training run at .*, but {found}"):
+            CliRunner().invoke(app, [verb, str(path)], catch_exceptions=False)
+
+
 def test_an_unfinished_run_ends_in_one_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "artseg_models", "export", str(tmp_path)], capture_output=True, text=True, check=False
