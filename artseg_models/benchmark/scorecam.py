@@ -24,7 +24,7 @@ from artseg_models.errors import ArtSegError
 from artseg_models.files import read_json
 from artseg_models.labels import read_labels
 from artseg_models.memory import peak_mib
-from artseg_models.networks.resnet import ResNet
+from artseg_models.networks.resnet import LAYERS, ResNet
 from artseg_models.packages.run import ClassifierShape
 from artseg_models.passes import TorchPasses, open_passes
 from artseg_models.progress import track
@@ -124,7 +124,7 @@ class Subject:
 
     Attributes
     ----------
-    depth, width, kinds : int
+    depth, width, kinds, layers, positions : int
         Of the classifier.
     weights : Path
         State of the network (.pt).
@@ -140,10 +140,12 @@ class Subject:
     images: Array
     layer: int
     kinds: int = 0
+    layers: int = LAYERS
+    positions: int = 0
 
     def network(self) -> ResNet:
         """Load the classifier, in evaluation mode."""
-        network = ResNet(self.depth, self.width, kinds=self.kinds).eval()
+        network = ResNet(self.depth, self.width, kinds=self.kinds, layers=self.layers, positions=self.positions).eval()
         network.load_state_dict(cast("dict[str, Tensor]", torch.load(self.weights, weights_only=True)))
         return network
 
@@ -185,6 +187,8 @@ def benchmark_scorecam(
     """
     with tempfile.TemporaryDirectory(prefix="artseg-benchmark-") as folder:
         subject = _subject(run, labels, Path(folder), images=images, side=side, layer=layer)
+        # what begins in the middle of a classifier of four layers has nothing to begin with in a shorter one
+        ways = [way for way in ways if way.mode != "feature" or subject.layers == LAYERS]
         context = multiprocessing.get_context("spawn")
         found: list[Measured] = []
         for way in track(ways, "Measuring ScoreCAM", len(ways)):
@@ -208,6 +212,10 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     if shape is None:
         raise ArtSegError(f"Expected the run of a method with a classifier, but {run} has none.")
     known = ClassifierShape.model_validate(shape)
+    if layer > known.layers:
+        raise ArtSegError(
+            f"Expected a layer of the classifier of {run}, which has {known.layers}, got {layer}. Name one with --layer."
+        )
     network = ResNet(**known.model_dump())
     load_weights(network, run / "classifier")
     torch.save(network.state_dict(), weights)
@@ -218,7 +226,7 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     cut = [split.images[index][:side, :side] for index in range(len(split))]
     if len({one.shape for one in cut}) > 1:
         raise ArtSegError(f"Expected images of one size, at least {side} binned pixels a side. Choose a smaller side.")
-    return Subject(known.depth, known.width, weights, np.stack(cut), layer, known.kinds)
+    return Subject(known.depth, known.width, weights, np.stack(cut), layer, known.kinds, known.layers, known.positions)
 
 
 def _measure(subject: Subject, way: Way, threads: int | None) -> Measured:

@@ -41,7 +41,10 @@ def test_a_classifier_that_tells_kinds_is_measured_too(
     make_run: Callable[..., Path], labels: Path, tmp_path: Path
 ) -> None:
     run = make_run(tmp_path / "run", kinds=("dust", "fibre"))
-    (exact,) = benchmark_scorecam(run, labels, images=1, side=48, ways=(Way("exact, torch", "exact"),))
+    ways = (Way("exact, torch", "exact"), Way("feature, torch", "feature"))
+    with pytest.raises(ArtSegError, match="which has 2, got 4"):
+        benchmark_scorecam(run, labels, images=1, side=48, ways=ways)
+    (exact,) = benchmark_scorecam(run, labels, images=1, side=48, layer=2, ways=ways)
     assert exact.refused is None
     assert exact.maps.max() == 1
 
