@@ -214,7 +214,8 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     known = ClassifierShape.model_validate(shape)
     if layer > known.layers:
         raise ArtSegError(
-            f"Expected a layer of the classifier of {run}, which has {known.layers}, got {layer}. Name one with --layer."
+            f"Expected a layer of the classifier of {run}, which has {known.layers}, got {layer}. "
+            "Name one with --layer."
         )
     network = ResNet(**known.model_dump())
     load_weights(network, run / "classifier")
