@@ -28,12 +28,12 @@ from artseg_models.methods.predictor import open_model
 from artseg_models.methods.requirements import require_what_is_asked
 from artseg_models.report.errors import write_errors_figure
 from artseg_models.study import paper
-from artseg_models.training.configuration import merged
+from artseg_models.training.configuration import QUICK_CLASSIFIER, merged
 from artseg_models.training.cutoffs import pooled_iou
 from artseg_models.training.fields import binned
 
 _POSITIONS = {
-    "classifier": {"depth": 18, "layers": 4, "positions": 0, "schedule": {"epochs": 20}},
+    "classifier": {**QUICK_CLASSIFIER, "layers": 4, "positions": 0},
     "scorecam": {"source": "scorecam"},
 }
 _EDGES = {"refinement": {"edges": "evidence"}}

@@ -162,7 +162,7 @@ def position_evidence(network: ResNet, image: Tensor, *, clean_level: Tensor | N
     above = F.relu(odds if clean_level is None else odds - clean_level[:, None, None])
     size = (image.shape[-2], image.shape[-1])
     resized = F.interpolate(above[None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    probability = float(torch.softmax(network.binned_logits(image), dim=1)[0, _ARTIFACT])
+    probability = float(torch.sigmoid(network.strongest(odds[None]))[0, 0])
     return Evidence(evidence=resized.cpu().numpy().astype(np.float32), probability=probability)
 
 

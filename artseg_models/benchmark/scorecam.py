@@ -124,7 +124,7 @@ class Subject:
 
     Attributes
     ----------
-    depth, width, kinds, layers, positions : int
+    shape : ClassifierShape
         Of the classifier.
     weights : Path
         State of the network (.pt).
@@ -134,18 +134,14 @@ class Subject:
         Whose maps are used.
     """
 
-    depth: int
-    width: int
+    shape: ClassifierShape
     weights: Path
     images: Array
     layer: int
-    kinds: int = 0
-    layers: int = LAYERS
-    positions: int = 0
 
     def network(self) -> ResNet:
         """Load the classifier, in evaluation mode."""
-        network = ResNet(self.depth, self.width, kinds=self.kinds, layers=self.layers, positions=self.positions).eval()
+        network = ResNet(**self.shape.model_dump()).eval()
         network.load_state_dict(cast("dict[str, Tensor]", torch.load(self.weights, weights_only=True)))
         return network
 
@@ -188,7 +184,7 @@ def benchmark_scorecam(
     with tempfile.TemporaryDirectory(prefix="artseg-benchmark-") as folder:
         subject = _subject(run, labels, Path(folder), images=images, side=side, layer=layer)
         # what begins in the middle of a classifier of four layers has nothing to begin with in a shorter one
-        ways = [way for way in ways if way.mode != "feature" or subject.layers == LAYERS]
+        ways = [way for way in ways if way.mode != "feature" or subject.shape.layers == LAYERS]
         context = multiprocessing.get_context("spawn")
         found: list[Measured] = []
         for way in track(ways, "Measuring ScoreCAM", len(ways)):
@@ -201,11 +197,12 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     weights = folder / "network.pt"
     if run is None:
         torch.manual_seed(0)
-        network = ResNet(50, 64)
+        shape = ClassifierShape(depth=50, width=64, binning=1)
+        network = ResNet(**shape.model_dump())
         torch.save(network.state_dict(), weights)
         coarse = torch.randn(images, 1, side // 8, side // 8)
         noise = F.interpolate(coarse, size=(side, side), mode="bilinear") + 0.3 * torch.randn(images, 1, side, side)
-        return Subject(50, 64, weights, noise[:, 0].numpy(), layer)
+        return Subject(shape, weights, noise[:, 0].numpy(), layer)
     if labels is None:
         raise ArtSegError("Expected labels whose images the run's classifier is measured on. Name a labels file, too.")
     shape = read_json(run / "result.json").get("classifier")
@@ -227,7 +224,7 @@ def _subject(run: Path | None, labels: Path | None, folder: Path, *, images: int
     cut = [split.images[index][:side, :side] for index in range(len(split))]
     if len({one.shape for one in cut}) > 1:
         raise ArtSegError(f"Expected images of one size, at least {side} binned pixels a side. Choose a smaller side.")
-    return Subject(known.depth, known.width, weights, np.stack(cut), layer, known.kinds, known.layers, known.positions)
+    return Subject(known, weights, np.stack(cut), layer)
 
 
 def _measure(subject: Subject, way: Way, threads: int | None) -> Measured:

@@ -161,11 +161,15 @@ class ResNet(nn.Module):
         answers = self.fc(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return torch.cat([answers[:, 1:2] - answers[:, :1], answers[:, 2:]], dim=1)
 
+    def strongest(self, answers: Tensor) -> Tensor:
+        """Mean (batch, n) of the few highest answers of each of n maps (batch, n, y, x)."""
+        flat = answers.flatten(2)
+        return flat.topk(min(self.positions, flat.shape[2]), dim=2).values.mean(dim=2)
+
     def _pooled(self, features: Tensor) -> Tensor:
         if not self.positions:
             return self.fc(features.mean(dim=(2, 3)))
-        answers = self._answers(features).flatten(2)
-        strongest = answers.topk(min(self.positions, answers.shape[2]), dim=2).values.mean(dim=2)
+        strongest = self.strongest(self._answers(features))
         half = strongest[:, :1] / 2
         return torch.cat([-half, half, strongest[:, 1:]], dim=1)
 

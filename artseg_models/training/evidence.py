@@ -91,12 +91,14 @@ def passes_of(
         Where the network is.
     """
     remembered = run / "scorecam" / "engine.json"
-    if settings.engine != "auto":
+    if settings.source == "positions":
+        engine = "torch"  # no image is masked
+    elif settings.engine != "auto":
         engine = settings.engine
     elif remembered.is_file():
         # only the processor's are measured; the run may have been trained there and go on elsewhere
         engine = str(read_json(remembered)["engine"]) if device == "cpu" else "torch"
-    elif split is None or not len(split) or settings.source == "positions":
+    elif split is None or not len(split):
         engine = "torch"
     else:
         image = as_batch(split.images[0], device)
