@@ -36,8 +36,9 @@ _POSITIONS = {
     "classifier": {**QUICK_CLASSIFIER, "layers": 4, "positions": 0},
     "scorecam": {"source": "scorecam"},
 }
-_EDGES = {"refinement": {"edges": "evidence"}}
-_CONVINCING = {"refinement": {"convincing": 0.0}}
+_EVIDENCE = {"refinement": {"edges": "evidence"}}
+_CONTRAST = {"refinement": {"edges": "contrast"}}
+_PEAK = {"refinement": {"peak": 0.0}}
 _NORMALITY = {"refinement": {"normality": None}}
 _INVENTED = {"synthesis": {"invented": 0.5}}
 _PASTING = {"synthesis": {"unet": 0.0}}
@@ -75,18 +76,21 @@ RUNGS: tuple[Rung, ...] = (
     Rung(
         "positions",
         "+ few positions answer, and are the evidence",
-        settings=merged(merged(_LABELS_OF_CLASSIFIER, _CONVINCING), _EDGES),
+        settings=merged(_LABELS_OF_CLASSIFIER, _EVIDENCE),
     ),
-    Rung("edges", "+ drawn to edges", settings=merged(_LABELS_OF_CLASSIFIER, _CONVINCING)),
-    Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
+    Rung("edges", "+ drawn to edges", settings=merged(merged(_LABELS_OF_CLASSIFIER, _PEAK), _CONTRAST)),
+    Rung("peak", "+ only where evidence is strong", settings=merged(_LABELS_OF_CLASSIFIER, _CONTRAST)),
+    Rung("either", "+ drawn or not, as can be learned", settings=_LABELS_OF_CLASSIFIER),
     Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_positions", "best without few positions: ScoreCAM of quick's classifier", settings=_POSITIONS),
-    Rung("without_edges", "best without edges", settings=_EDGES),
-    Rung("without_convincing", "best without the test of parts", settings=_CONVINCING),
+    Rung("without_edges", "best without edges", settings=_EVIDENCE),
+    Rung("without_either", "best, always drawn to edges", settings=_CONTRAST),
+    Rung("without_peak", "best without a peak that is asked for", settings=_PEAK),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
+    Rung("convincing", "best, parts must convince alone", settings={"refinement": {"convincing": 0.1}}),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),
     Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),

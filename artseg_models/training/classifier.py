@@ -92,6 +92,7 @@ def train_classifier(
     """
     weights = torch.from_numpy(class_weights(training.artifact, balance)).to(device)
     named, named_validation = kinds or (_none_named(training), _none_named(validation))
+    rarity = torch.from_numpy(_rarity(named, balance)).to(device)
 
     def epoch_batches(random: np.random.Generator) -> tuple[Iterator[tuple[Tensor, Tensor, Tensor]], int]:
         drawn = balanced_draw(training.artifact, balance, random)
@@ -115,7 +116,9 @@ def train_classifier(
         images, truth, named_here = batch
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits, of_kinds = network.logits_and_kinds(images)
-        return F.cross_entropy(logits.float(), truth, weight=weights) + _loss_of_kinds(of_kinds.float(), named_here)
+        return F.cross_entropy(logits.float(), truth, weight=weights) + _loss_of_kinds(
+            of_kinds.float(), named_here, rarity
+        )
 
     def validation_loss() -> float:
         losses: dict[bool, list[float]] = {}
@@ -125,7 +128,7 @@ def train_classifier(
         for image, artifact, kinds_here in itertools.chain(given, ((*trial, unknown) for trial in trials)):
             logits, of_kinds = network.logits_and_kinds(as_batch(image, device))
             loss = F.cross_entropy(logits, torch.tensor([int(artifact)], device=device))
-            loss = loss + _loss_of_kinds(of_kinds, torch.from_numpy(kinds_here[None]).to(device))
+            loss = loss + _loss_of_kinds(of_kinds, torch.from_numpy(kinds_here[None]).to(device), rarity)
             losses.setdefault(bool(artifact), []).append(loss.item())
         if balance == "none":
             return float(np.mean([loss for some in losses.values() for loss in some]))
@@ -148,10 +151,19 @@ def _none_named(split: Split) -> NDArray[np.float32]:
     return np.zeros((len(split), 0), np.float32)
 
 
-def _loss_of_kinds(logits: Tensor, named: Tensor) -> Tensor:
+def _rarity(named: NDArray[np.float32], balance: str) -> NDArray[np.float32]:
+    """Say how much an image of each kind (kinds,) counts, so that those with and without it count alike in all."""
+    if balance == "none":
+        return np.ones(named.shape[1], np.float32)
+    held = np.nansum(named, axis=0)
+    without = np.isfinite(named).sum(axis=0) - held
+    return (np.maximum(1, without) / np.maximum(1, held)).astype(np.float32)
+
+
+def _loss_of_kinds(logits: Tensor, named: Tensor, rarity: Tensor) -> Tensor:
     """Mean cross-entropy (each kind by itself) over the images and kinds that are known; 0 without any."""
     known = ~torch.isnan(named)
-    losses = F.binary_cross_entropy_with_logits(logits, named.nan_to_num(), reduction="none")
+    losses = F.binary_cross_entropy_with_logits(logits, named.nan_to_num(), reduction="none", pos_weight=rarity)
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 

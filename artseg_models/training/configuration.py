@@ -157,13 +157,20 @@ class UNetSettings(Settings):
 class RefinementSettings(Settings):
     """How pseudo-labels are drawn out to the edges of what the evidence points at."""
 
-    edges: Literal["evidence", "contrast"] = Field(
+    edges: Literal["evidence", "contrast", "either"] = Field(
         default="evidence",
         description="evidence, as in the paper: the map at its cutoff. contrast: wherever the map points, up to where "
-        "the image departs from the surroundings; for maps of layer 1 or 2.",
+        "the image departs from the surroundings; for maps of layer 1 or 2. either: of these two, the one whose labels "
+        "a U-Net repeats better on validation images after a short training.",
     )
     reach: float = Field(
         default=0.1, gt=0, lt=1, description="With contrast: pixels of the map below it point at nothing."
+    )
+    peak: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="With contrast: a connected area of the map that nowhere comes up to it points at nothing.",
     )
     seed: float = Field(
         default=0.5,

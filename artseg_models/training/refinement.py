@@ -62,7 +62,10 @@ def drawn_to_edges(image: Array, evidence: Array, settings: RefinementSettings) 
         # no more than a part of the image is looked at, however many areas there are
         part = tuple(slice(max(0, one.start - _BEYOND - _RING), one.stop + _BEYOND + _RING) for one in box)
         area = areas[part] == number
-        seed = area & (evidence[part] >= settings.seed * float(evidence[part][area].max()))
+        largest = float(evidence[part][area].max())
+        if largest < settings.peak:
+            continue
+        seed = area & (evidence[part] >= settings.seed * largest)
         wide = _grown(area, _BEYOND)
         around = _grown(wide, _RING) & ~wide & ~reached[part]
         if not around.any():

@@ -470,7 +470,7 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
 
 
 def test_best_is_for_the_method_that_learns_from_labels():
-    assert configure("best").refinement.edges == "contrast"
+    assert configure("best").refinement.edges == "either"
     assert configure("quick").refinement.edges == "evidence"
     with pytest.raises(ArtSegError, match="paper, quick"):
         configure("best", method="unet")
