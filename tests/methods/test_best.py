@@ -30,7 +30,7 @@ from artseg_models.methods import configure, train
 from artseg_models.report.training import write_training_sheet
 from artseg_models.suggest import doubt, suggest
 from artseg_models.training.calibration import best_temperature
-from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
+from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings, merged
 from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.cutoffs import best_gate_threshold
 from artseg_models.training.fields import Split, WorkingImages
@@ -94,6 +94,18 @@ def test_a_thin_artifact_and_a_faint_one_beside_a_strong_one_are_found():
 
 def test_a_map_that_points_at_nothing_gives_no_label():
     assert not drawn_to_edges(field(disc((40, 40), (20, 20), 5)), np.zeros((40, 40), np.float32), EDGES).any()
+
+
+def test_an_area_without_a_peak_points_at_nothing():
+    strong, faint = disc((90, 140), (45, 30), 12), disc((90, 140), (45, 105), 12)
+    image = field(strong | faint, blur=0.5)
+    evidence = ndimage.gaussian_filter(strong + 0.15 * faint, 6).astype(np.float32)
+    evidence /= evidence.max()
+    either = drawn_to_edges(image, evidence, EDGES)
+    peaks = drawn_to_edges(image, evidence, EDGES.model_copy(update={"peak": 0.2}))
+    assert iou(either[:, 70:], faint[:, 70:]) > 0.85
+    assert not peaks[:, 70:].any()
+    assert np.array_equal(peaks[:, :70], either[:, :70]), "what has a peak is drawn as before, far below it too"
 
 
 def split_of(images: list[np.ndarray], artifact: list[bool]) -> Split:
@@ -319,6 +331,21 @@ def test_every_stage_leaves_its_network(finished):
     assert result["training"]["epochs"] == {"classifier": 5, "unet": 5}
 
 
+def test_labels_are_drawn_in_the_way_that_a_unet_repeats_better(spotted, finished, best, tmp_path):
+    chosen = json.loads((finished / "edges.json").read_text())
+    repeated = chosen["repeated_iou"]
+    assert repeated[chosen["edges"]] == max(repeated.values())
+    assert repeated["contrast"] != repeated["evidence"]
+    alone = merged(best, {"refinement": {"edges": chosen["edges"]}})
+    same = train(spotted, tmp_path / "alone", preset="best", overrides=alone)
+    drawn = sorted(path.relative_to(finished) for path in (finished / "pseudo_masks").rglob("*.png"))
+    assert drawn
+    assert all((same / path).read_bytes() == (finished / path).read_bytes() for path in drawn)
+    assert not (same / "edges.json").exists()
+    one, other = (torch.load(run / "unet" / "network.pt", weights_only=True) for run in (same, finished))
+    assert all(torch.equal(one[key], other[key]) for key in one), "what was tried leaves no trace in what is kept"
+
+
 def test_best_reads_no_mask_and_goes_on_after_kills_bit_for_bit(spotted, finished, best, tmp_path):
     """Killed in the second U-Net and in the second classifier; masks and test images are damaged."""
     copy, run = tmp_path / spotted.parent.name, tmp_path / "killed"
@@ -405,6 +432,8 @@ def test_the_training_sheet_shows_the_classifier_before_counterfactuals_first(fi
     assert titles == [
         "Classifier before it saw counterfactuals",
         "Classifier: clean or artifact",
+        "U-Net that tried pseudo-labels drawn to edges",
+        "U-Net that tried pseudo-labels not drawn to edges",
         "U-Net before round 1 of self-training",
         "U-Net: artifact pixels",
     ]

@@ -30,7 +30,8 @@ from artseg_models.packages.export import export_packages, export_run
 from artseg_models.packages.read import read_package
 from artseg_models.packages.run import read_run
 from artseg_models.predict import Predictor
-from artseg_models.training.configuration import UNetSettings
+from artseg_models.training.classifier import image_probabilities, new_classifier, train_classifier
+from artseg_models.training.configuration import ClassifierSettings, UNetSettings
 from artseg_models.training.fields import Split, WorkingImages
 from artseg_models.training.kinds import drawn_kinds, named_kinds, sets_of_kinds, with_kinds
 from artseg_models.training.segmenter import probability_maps, train_unet
@@ -113,6 +114,37 @@ def test_what_may_be_of_two_kinds_is_told_by_images_that_name_one(tmp_path: Path
     _, bubble, dust = probability_maps(network, split.images[3], "cpu")
     assert dust[left].mean() > bubble[left].mean()
     assert bubble[right].mean() > dust[right].mean()
+
+
+@pytest.mark.parametrize(("balance", "low", "high"), [("sample", 0.3, 0.7), ("none", 0.0, 0.25)])
+def test_a_rare_kind_counts_as_much_as_the_rest(balance: str, low: float, high: float, tmp_path: Path):
+    """Of images that do not tell, even odds are all that can be learned, however rare the kind; or else its share."""
+    noise = np.random.default_rng(0).normal(100, 10, (60, 32, 32)).astype(np.float32)
+    items = [
+        image_of(tmp_path / f"{at:02d}.tif", *(() if at < 20 else KINDS if at % 10 == 0 else KINDS[1:]))
+        for at in range(60)
+    ]
+    items = [replace(item, label="clean") if at < 20 else item for at, item in enumerate(items)]
+    split = split_of(tmp_path, list(noise), items)
+    settings = ClassifierSettings.model_validate(
+        {"depth": 10, "width": 2, "layers": 2, "schedule": {"epochs": 6, "learning_rate": 0.01, "batch": 20}}
+    )
+    named = named_kinds(items, KINDS)
+    network = new_classifier(settings, binning=1, seed=0, device="cpu", kinds=2)
+    train_classifier(
+        network,
+        split,
+        split,
+        tmp_path / "run",
+        settings=settings,
+        balance=balance,
+        seed=0,
+        device="cpu",
+        bf16=False,
+        kinds=(named, named),
+    )
+    rare = [image_probabilities(network, split.images[at], "cpu")[1][0] for at in range(60)]
+    assert low < np.mean(rare) < high
 
 
 @pytest.fixture(scope="module")
