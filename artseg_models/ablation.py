@@ -35,10 +35,12 @@ from artseg_models.training.fields import binned
 _POSITIONS = {
     "classifier": {**QUICK_CLASSIFIER, "layers": 4, "positions": 0},
     "scorecam": {"source": "scorecam"},
+    "refinement": {"looks": 1},
 }
 _EVIDENCE = {"refinement": {"edges": "evidence"}}
 _CONTRAST = {"refinement": {"edges": "contrast"}}
 _PEAK = {"refinement": {"peak": 0.0}}
+_LOOKS = {"refinement": {"looks": 1}}
 _NORMALITY = {"refinement": {"normality": None}}
 _INVENTED = {"synthesis": {"invented": 0.5}}
 _PASTING = {"synthesis": {"unet": 0.0}}
@@ -46,6 +48,7 @@ _SELF = {"self_training": {"rounds": 1}}
 _COUNTERFACTUALS = {"synthesis": {"classifier": 0.0}, "gate": "classifier", "calibrate": False}
 _LABELS_ALONE = merged(_PASTING, _COUNTERFACTUALS)
 _LABELS_OF_CLASSIFIER = merged(_LABELS_ALONE, _NORMALITY)
+_FIRST_LOOK = merged(_LABELS_OF_CLASSIFIER, _LOOKS)
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ RUNGS: tuple[Rung, ...] = (
     Rung(
         "positions",
         "+ few positions answer, and are the evidence",
-        settings=merged(_LABELS_OF_CLASSIFIER, _EVIDENCE),
+        settings=merged(_FIRST_LOOK, _EVIDENCE),
     ),
-    Rung("edges", "+ drawn to edges", settings=merged(merged(_LABELS_OF_CLASSIFIER, _PEAK), _CONTRAST)),
-    Rung("peak", "+ only where evidence is strong", settings=merged(_LABELS_OF_CLASSIFIER, _CONTRAST)),
-    Rung("either", "+ drawn or not, as can be learned", settings=_LABELS_OF_CLASSIFIER),
+    Rung("edges", "+ drawn to edges", settings=merged(merged(_FIRST_LOOK, _PEAK), _CONTRAST)),
+    Rung("peak", "+ only where evidence is strong", settings=merged(_FIRST_LOOK, _CONTRAST)),
+    Rung("either", "+ drawn or not, as can be learned", settings=_FIRST_LOOK),
+    Rung("looks", "+ what was found painted out, looked again", settings=_LABELS_OF_CLASSIFIER),
     Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
@@ -88,6 +92,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("without_edges", "best without edges", settings=_EVIDENCE),
     Rung("without_either", "best, always drawn to edges", settings=_CONTRAST),
     Rung("without_peak", "best without a peak that is asked for", settings=_PEAK),
+    Rung("without_looks", "best with one look", settings=_LOOKS),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
     Rung("convincing", "best, parts must convince alone", settings={"refinement": {"convincing": 0.1}}),

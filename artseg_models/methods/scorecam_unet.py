@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 _BRIEFLY = 2
 """A U-Net that only tells which labels can be learned is trained for one of so many parts of the epochs."""
 
+_CLEARLY = 1.25
+"""Labels that are not drawn to edges are taken if repeated so many times better: coarse ones are easier to repeat."""
+
 
 class ScoreCAMUNetSettings(SegmenterSettings):
     """Settings of ScoreCAM-U-Net; the defaults are the paper's."""
@@ -79,7 +82,7 @@ class ScoreCAMUNetSettings(SegmenterSettings):
 
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> Self:
-        require_evidence(self.classifier, self.scorecam)
+        require_evidence(self.classifier, self.scorecam, looks=self.refinement.looks)
         return self
 
 
@@ -257,7 +260,8 @@ class ScoreCAMUNet:
                 edges: self._repeated(training, validation, drawn_by(edges), folder / f"unet_of_{edges}", bf16=bf16)
                 for edges in ("contrast", "evidence")
             }
-            edges = max(repeated, key=lambda one: repeated[one])
+            clearly = repeated["evidence"] > _CLEARLY * repeated["contrast"]
+            edges = "evidence" if clearly else "contrast"
             logger.info(
                 "Pseudo-labels are drawn by %s: a U-Net repeats them with an IoU of %.3f by contrast, %.3f by evidence",
                 edges,
@@ -427,7 +431,7 @@ _BEST: Mapping[str, Any] = {
     "classifier": merged(QUICK_CLASSIFIER, {"depth": 10, "layers": 2, "positions": 8, "schedule": {"epochs": 60}}),
     "scorecam": {**QUICK_SCORECAM, "source": "positions", "cutoff": 0.3},
     # far enough that whole artifacts are covered, but only from where the evidence is strong
-    "refinement": {"edges": "either", "reach": 0.05, "peak": 0.2, "seed": 0.35, "normality": 0.8},
+    "refinement": {"edges": "either", "reach": 0.05, "peak": 0.2, "seed": 0.35, "looks": 3, "normality": 0.8},
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     "gate": "where-needed",
     "calibrate": True,

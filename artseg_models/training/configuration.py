@@ -124,7 +124,7 @@ class ScoreCAMSettings(Settings):
         return self.model_dump(include=positions if self.source == "positions" else None)
 
 
-def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings) -> None:
+def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings, *, looks: int = 1) -> None:
     """Refuse evidence that a classifier of this form does not give.
 
     Raises
@@ -132,6 +132,8 @@ def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings)
     ValueError
         Says which setting does not fit which.
     """
+    if looks > 1 and scorecam.source != "positions":
+        raise ValueError(f"refinement.looks={looks} needs scorecam.source=positions")
     if scorecam.source == "positions":
         if not classifier.positions:
             raise ValueError("scorecam.source=positions needs a classifier that pools few: set classifier.positions")
@@ -160,8 +162,8 @@ class RefinementSettings(Settings):
     edges: Literal["evidence", "contrast", "either"] = Field(
         default="evidence",
         description="evidence, as in the paper: the map at its cutoff. contrast: wherever the map points, up to where "
-        "the image departs from the surroundings; for maps of layer 1 or 2. either: of these two, the one whose labels "
-        "a U-Net repeats better on validation images after a short training.",
+        "the image departs from the surroundings; for maps of layer 1 or 2. either: contrast, "
+        "unless a U-Net, after a short training, repeats labels of the other kind far better on validation images.",
     )
     reach: float = Field(
         default=0.1, gt=0, lt=1, description="With contrast: pixels of the map below it point at nothing."
@@ -185,6 +187,13 @@ class RefinementSettings(Settings):
         lt=1,
         description="With contrast: pixels with this share of the artifact's departure belong to it, if they stand out "
         "of the noise.",
+    )
+    looks: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="How often an artifact image is looked at, each time with what was found before painted out: few "
+        "strong artifacts hide the others. More than once needs scorecam.source=positions.",
     )
     convincing: float = Field(
         default=0.0,

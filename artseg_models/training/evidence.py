@@ -23,9 +23,12 @@ from artseg_models.training.fields import Array, Split, as_batch
 from artseg_models.training.loop import save_state
 from artseg_models.training.normality import Normality
 from artseg_models.training.refinement import drawn_to_edges
+from artseg_models.transplant import as_normalised, painted_out
 
 #: Clean training images from which the level of clean activation is taken; more change it little.
 _CLEAN_IMAGES = 64
+#: pixels around what was found that are painted over before the next look: soft edges would betray it
+_PAINTED_AROUND = 3
 
 
 def levels_of_clean(
@@ -186,19 +189,35 @@ def pseudo_labels(
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
-        if refinement is not None and refinement.edges == "contrast":
-            label = drawn_to_edges(image, evidence, refinement)
-            if refinement.convincing:
-                label = convincing_parts(
-                    network,
-                    image,
-                    label,
-                    share=refinement.convincing,
-                    random=np.random.default_rng(index),
-                    device=device,
-                )
-        else:
-            label = pseudo_label(evidence, settings.cutoff)
+
+        def drawn(shown: Array, evidence: Array) -> NDArray[np.bool_]:
+            if refinement is not None and refinement.edges == "contrast":
+                return drawn_to_edges(shown, evidence, refinement)
+            return pseudo_label(evidence, settings.cutoff)
+
+        label = drawn(image, evidence)
+        if refinement is not None and refinement.looks > 1:
+            first = position_evidence(network, as_batch(image, device), clean_level=levels)
+            random = np.random.default_rng(index)
+            for _ in range(1, refinement.looks):
+                if not label.any():
+                    break
+                rest = as_normalised(painted_out(image, label, random, margin=_PAINTED_AROUND), image)
+                again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
+                # by the scale of the first look: what is left need not hold anything
+                more = drawn(rest, np.minimum(again / first.evidence.max(), 1))
+                if not more.any():
+                    break
+                label |= more
+        if refinement is not None and refinement.edges == "contrast" and refinement.convincing:
+            label = convincing_parts(
+                network,
+                image,
+                label,
+                share=refinement.convincing,
+                random=np.random.default_rng(index),
+                device=device,
+            )
         if refinement is not None and normality is not None:
             label |= normality.artifacts(image, refinement)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
