@@ -6,7 +6,7 @@ import csv
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,13 +14,14 @@ import tifffile
 import torch
 from torch.nn import functional as F
 
+from artseg_models.errors import ArtSegError
 from artseg_models.labels import read_labels
-from artseg_models.methods import train
+from artseg_models.methods import configure, train
 from artseg_models.networks.resnet import ResNet
 from artseg_models.scorecam import clean_levels, position_evidence
 from artseg_models.training.chance import warn_of_chance
 from artseg_models.training.classifier import new_classifier, train_classifier
-from artseg_models.training.configuration import ClassifierSettings, ScoreCAMSettings
+from artseg_models.training.configuration import ClassifierSettings, RefinementSettings, ScoreCAMSettings
 from artseg_models.training.evidence import levels_of_clean, pseudo_labels
 from artseg_models.training.fields import Split, as_batch
 
@@ -108,6 +109,48 @@ def test_specks_among_cells_are_pointed_at(tmp_path):
     assert np.mean(hit) > 0.8
     marked = np.mean([label.mean() for at, label in enumerate(labels) if split.artifact[at]])
     assert marked < 0.05, "no more than about the places that it can tell apart"
+
+
+class Darkness:
+    """Answers how dark it is on average over each place of 8 pixels."""
+
+    def log_odds(self, image: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(-image, 8)[:, 0]
+
+    def strongest(self, answers: torch.Tensor) -> torch.Tensor:
+        return answers.flatten(2).amax(2)
+
+
+@pytest.mark.parametrize("edges", ["contrast", "evidence"])
+def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(edges, tmp_path):
+    """Beside one ten times as dark it is no peak, and the image's scale leaves nothing of it."""
+    y, x = np.mgrid[:96, :120]
+    strong, faint = (np.hypot(y - 48, x - middle) <= 14 for middle in (28, 92))
+    pixels = np.random.default_rng(1).normal(30000, 200, strong.shape) - 20000 * strong - 2000 * faint
+    tifffile.imwrite(tmp_path / "image.tif", pixels.astype(np.uint16))
+    (tmp_path / "labels.csv").write_text("image,label,split\nimage.tif,artifact,train\n")
+    split = Split.read(read_labels(tmp_path / "labels.csv").images, tmp_path / "cache", binning=1, plane=None)
+    found = {}
+    for looks in (1, 2, 5):
+        [found[looks]] = pseudo_labels(
+            cast(ResNet, Darkness()),
+            split,
+            tmp_path / str(looks),
+            "train",
+            settings=ScoreCAMSettings(source="positions", cutoff=0.3),
+            refinement=RefinementSettings(edges=edges, peak=0.2, looks=looks),
+            levels=None,
+            device="cpu",
+        )
+    assert found[1][strong].mean() > 0.6
+    assert not found[1][faint].any()
+    assert found[2][faint].mean() > 0.6
+    assert found[5][~(strong | faint)].mean() < 0.05, "and where nothing is left nothing is found"
+
+
+def test_a_second_look_is_refused_where_it_would_take_scorecam_again():
+    with pytest.raises(ArtSegError, match=r"refinement.looks=3 needs scorecam.source=positions"):
+        configure("best", overrides={"scorecam": {"source": "scorecam"}})
 
 
 def test_the_few_images_of_a_class_weigh_as_much_in_validation(tmp_path):
