@@ -432,8 +432,8 @@ def test_the_training_sheet_shows_the_classifier_before_counterfactuals_first(fi
     assert titles == [
         "Classifier before it saw counterfactuals",
         "Classifier: clean or artifact",
-        "U-Net that tried pseudo-labels drawn to edges",
-        "U-Net that tried pseudo-labels not drawn to edges",
+        "Trial U-Net: labels drawn to edges",
+        "Trial U-Net: labels as evidence",
         "U-Net before round 1 of self-training",
         "U-Net: artifact pixels",
     ]
