@@ -431,7 +431,15 @@ _BEST: Mapping[str, Any] = {
     "classifier": merged(QUICK_CLASSIFIER, {"depth": 10, "layers": 2, "positions": 8, "schedule": {"epochs": 60}}),
     "scorecam": {**QUICK_SCORECAM, "source": "positions", "cutoff": 0.3},
     # far enough that whole artifacts are covered, but only from where the evidence is strong
-    "refinement": {"edges": "either", "reach": 0.05, "peak": 0.2, "seed": 0.35, "looks": 3, "normality": 0.8},
+    "refinement": {
+        "edges": "either",
+        "reach": 0.05,
+        "peak": 0.2,
+        "seed": 0.35,
+        "looks": 3,
+        "convincing": 0.1,
+        "normality": 0.8,
+    },
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     "gate": "where-needed",
     "calibrate": True,

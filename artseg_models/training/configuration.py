@@ -199,8 +199,9 @@ class RefinementSettings(Settings):
         default=0.0,
         ge=0,
         lt=1,
-        description="With contrast: a connected part stays only if it alone, all others painted out, brings back this "
-        "share of the log-odds of artifact that all of them make up. 0: all stay.",
+        description="With contrast: a connected part stays only if it alone, all others painted out, is called an "
+        "artifact by the classifier, or brings back this share of the log-odds of artifact that all of them make up. "
+        "0: all stay.",
     )
     normality: float | None = Field(
         default=None,

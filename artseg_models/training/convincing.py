@@ -21,13 +21,15 @@ _MOST = 64
 _MARGIN = 3
 """Pixels around a part that are painted over: soft edges would betray it."""
 _BATCH = 16
+_EVEN = 0.0
+"""Log-odds above which the classifier calls an image an artifact."""
 
 
 @torch.inference_mode()
 def convincing_parts(
     network: ResNet, image: Array, label: Mask, *, share: float, random: np.random.Generator, device: str
 ) -> Mask:
-    """Keep the connected parts that alone bring back a share of what all of them together change in the classifier.
+    """Keep the connected parts that alone are called an artifact, or bring back a share of what all together change.
 
     Parameters
     ----------
@@ -66,7 +68,8 @@ def convincing_parts(
     whole, none, alone = odds[0], odds[1], odds[2:]
     if whole <= none:
         return label
-    kept = np.flatnonzero(alone - none >= share * (whole - none)) + 1
+    # beside a strong artifact a faint one brings back little, and is one all the same
+    kept = np.flatnonzero((alone - none >= share * (whole - none)) | (alone > _EVEN)) + 1
     return np.isin(parts, kept)
 
 

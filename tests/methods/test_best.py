@@ -163,6 +163,12 @@ def test_parts_stay_that_convince_the_classifier_alone():
     network = cast(Any, Darkness())
     kept = convincing_parts(network, image, dark | grey, share=0.1, random=np.random.default_rng(1), device="cpu")
     assert np.array_equal(kept, dark)
+    beside = np.random.default_rng(0).normal(0, 0.3, (64, 80)).astype(np.float32)
+    strong, enough, less = disc((64, 80), (30, 20), 16), disc((64, 80), (12, 60), 3), disc((64, 80), (50, 60), 2)
+    all_of_them = strong | enough | less
+    beside[all_of_them] -= 6
+    kept = convincing_parts(network, beside, all_of_them, share=0.1, random=np.random.default_rng(1), device="cpu")
+    assert np.array_equal(kept, strong | enough), "what would do by itself stays, as little as it is beside another"
     # a classifier to which nothing of it matters tells nothing
     same = convincing_parts(network, image, grey, share=0.1, random=np.random.default_rng(1), device="cpu")
     assert np.array_equal(same, grey)
