@@ -155,9 +155,9 @@ def _rarity(named: NDArray[np.float32], balance: str) -> NDArray[np.float32]:
     """Say how much an image of each kind (kinds,) counts, so that those with and without it count alike in all."""
     if balance == "none":
         return np.ones(named.shape[1], np.float32)
-    held = np.nansum(named, axis=0)
-    without = np.isfinite(named).sum(axis=0) - held
-    return (np.maximum(1, without) / np.maximum(1, held)).astype(np.float32)
+    held = np.count_nonzero(named > 0, axis=0)
+    without = np.count_nonzero(named == 0, axis=0)
+    return np.asarray(np.maximum(1, without) / np.maximum(1, held), dtype=np.float32)
 
 
 def _loss_of_kinds(logits: Tensor, named: Tensor, rarity: Tensor) -> Tensor:
