@@ -206,7 +206,8 @@ def pseudo_labels(
                 again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
                 # by the scale of the first look: what is left need not hold anything
                 more = drawn(rest, np.minimum(again / first.evidence.max(), 1))
-                if not more.any():
+                # more than all before is no rest: the classifier takes the paint for an artifact
+                if not more.any() or np.count_nonzero(more) > np.count_nonzero(label):
                     break
                 label |= more
         if refinement is not None and refinement.edges == "contrast" and refinement.convincing:
