@@ -38,7 +38,6 @@ _POSITIONS = {
     "refinement": {"looks": 1},
 }
 _EVIDENCE = {"refinement": {"edges": "evidence"}}
-_CONTRAST = {"refinement": {"edges": "contrast"}}
 _PEAK = {"refinement": {"peak": 0.0}}
 _LOOKS = {"refinement": {"looks": 1}}
 _CONVINCING = {"refinement": {"convincing": 0.0}}
@@ -83,9 +82,8 @@ RUNGS: tuple[Rung, ...] = (
         "+ few positions answer, and are the evidence",
         settings=merged(_FIRST_LOOK, _EVIDENCE),
     ),
-    Rung("edges", "+ drawn to edges", settings=merged(merged(_FIRST_LOOK, _PEAK), _CONTRAST)),
-    Rung("peak", "+ only where evidence is strong", settings=merged(_FIRST_LOOK, _CONTRAST)),
-    Rung("either", "+ drawn or not, as can be learned", settings=_FIRST_LOOK),
+    Rung("edges", "+ drawn to edges", settings=merged(_FIRST_LOOK, _PEAK)),
+    Rung("peak", "+ only where evidence is strong", settings=_FIRST_LOOK),
     Rung("looks", "+ what was found painted out, looked again", settings=_LOOKED_AGAIN),
     Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
     Rung("normality", "+ what no clean image shows", settings=_LABELS_ALONE),
@@ -93,12 +91,12 @@ RUNGS: tuple[Rung, ...] = (
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_positions", "best without few positions: ScoreCAM of quick's classifier", settings=_POSITIONS),
     Rung("without_edges", "best without edges", settings=_EVIDENCE),
-    Rung("without_either", "best, always drawn to edges", settings=_CONTRAST),
     Rung("without_peak", "best without a peak that is asked for", settings=_PEAK),
     Rung("without_looks", "best with one look", settings=_LOOKS),
     Rung("without_convincing", "best without the test of parts", settings=_CONVINCING),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
+    Rung("either", "best, drawn to edges or not as can be learned", settings={"refinement": {"edges": "either"}}),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),
     Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),

@@ -432,7 +432,7 @@ _BEST: Mapping[str, Any] = {
     "scorecam": {**QUICK_SCORECAM, "source": "positions", "cutoff": 0.3},
     # far enough that whole artifacts are covered, but only from where the evidence is strong
     "refinement": {
-        "edges": "either",
+        "edges": "contrast",
         "reach": 0.05,
         "peak": 0.2,
         "seed": 0.35,

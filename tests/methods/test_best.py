@@ -335,7 +335,7 @@ def test_a_crop_is_drawn_around_artifacts_not_around_what_is_unsure():
 def best(tiny: dict[str, Any]) -> dict[str, Any]:
     """Changes that make the preset small."""
     return tiny | {
-        "refinement": {"unsure_px": 1},
+        "refinement": {"unsure_px": 1, "edges": "either"},
         "synthesis": {"classifier_epochs": 2},
         "self_training": {"rounds": 1, "epochs": 2},
     }
@@ -521,7 +521,7 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
 
 
 def test_best_is_for_the_method_that_learns_from_labels():
-    assert configure("best").refinement.edges == "either"
+    assert configure("best").refinement.edges == "contrast"
     assert configure("quick").refinement.edges == "evidence"
     with pytest.raises(ArtSegError, match="paper, quick"):
         configure("best", method="unet")
