@@ -153,11 +153,10 @@ def _none_named(split: Split) -> NDArray[np.float32]:
 
 def _rarity(named: NDArray[np.float32], balance: str) -> NDArray[np.float32]:
     """Say how much an image of each kind (kinds,) counts, so that those with and without it count alike in all."""
-    if balance == "none":
-        return np.ones(named.shape[1], np.float32)
-    held = np.count_nonzero(named > 0, axis=0)
-    without = np.count_nonzero(named == 0, axis=0)
-    return np.asarray(np.maximum(1, without) / np.maximum(1, held), dtype=np.float32)
+    held: NDArray[np.int64] = (named > 0).sum(axis=0)
+    without: NDArray[np.int64] = (named == 0).sum(axis=0)
+    ratio: NDArray[np.float64] = without.clip(min=1) / held.clip(min=1)
+    return np.where(balance == "none", 1, ratio).astype(np.float32)
 
 
 def _loss_of_kinds(logits: Tensor, named: Tensor, rarity: Tensor) -> Tensor:
