@@ -189,41 +189,59 @@ def pseudo_labels(
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
-
-        def drawn(shown: Array, evidence: Array) -> NDArray[np.bool_]:
-            if refinement is not None and refinement.edges == "contrast":
-                return drawn_to_edges(shown, evidence, refinement)
-            return pseudo_label(evidence, settings.cutoff)
-
-        label = drawn(image, evidence)
-        if refinement is not None and refinement.looks > 1:
-            first = position_evidence(network, as_batch(image, device), clean_level=levels)
-            random = np.random.default_rng(index)
-            for _ in range(1, refinement.looks):
-                if not label.any():
-                    break
-                rest = as_normalised(painted_out(image, label, random, margin=_PAINTED_AROUND), image)
-                again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
-                # by the scale of the first look: what is left need not hold anything
-                more = drawn(rest, np.minimum(again / first.evidence.max(), 1))
-                # more than all before is no rest: the classifier takes the paint for an artifact
-                if not more.any() or np.count_nonzero(more) > np.count_nonzero(label):
-                    break
-                label |= more
-        if refinement is not None and refinement.edges == "contrast" and refinement.convincing:
-            label = convincing_parts(
-                network,
-                image,
-                label,
-                share=refinement.convincing,
-                random=np.random.default_rng(index),
-                device=device,
-            )
+        label = _drawn(image, evidence, settings, refinement)
+        if refinement is not None:
+            label = _looked_again(network, image, label, index, settings, refinement, levels=levels, device=device)
+            if refinement.edges == "contrast" and refinement.convincing:
+                label = convincing_parts(
+                    network,
+                    image,
+                    label,
+                    share=refinement.convincing,
+                    random=np.random.default_rng(index),
+                    device=device,
+                )
         if refinement is not None and normality is not None:
             label |= normality.artifacts(image, refinement)
         write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
         labels.append(label)
     return labels
+
+
+def _drawn(
+    image: Array, evidence: Array, settings: ScoreCAMSettings, refinement: RefinementSettings | None
+) -> NDArray[np.bool_]:
+    if refinement is not None and refinement.edges == "contrast":
+        return drawn_to_edges(image, evidence, refinement)
+    return pseudo_label(evidence, settings.cutoff)
+
+
+def _looked_again(
+    network: ResNet,
+    image: Array,
+    label: NDArray[np.bool_],
+    index: int,
+    settings: ScoreCAMSettings,
+    refinement: RefinementSettings,
+    *,
+    levels: Tensor | None,
+    device: str,
+) -> NDArray[np.bool_]:
+    """Add to a label (y, x) what shows once all that was found is painted out, as often as the settings ask for."""
+    if refinement.looks == 1 or not label.any():
+        return label
+    first = position_evidence(network, as_batch(image, device), clean_level=levels).evidence
+    random = np.random.default_rng(index)
+    for _ in range(1, refinement.looks):
+        rest = as_normalised(painted_out(image, label, random, margin=_PAINTED_AROUND), image)
+        again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
+        # by the scale of the first look: what is left need not hold anything
+        more = _drawn(rest, np.minimum(again / first.max(), 1), settings, refinement)
+        # more than all before is no rest: the classifier takes the paint for an artifact
+        if not more.any() or np.count_nonzero(more) > np.count_nonzero(label):
+            break
+        label = label | more
+    return label
 
 
 def pseudo_label(evidence: NDArray[np.float32], cutoff: float | str) -> NDArray[np.bool_]:
