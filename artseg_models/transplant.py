@@ -92,7 +92,7 @@ def background_under(image: Image, mask: Mask) -> Image:
     return np.where(mask, _filled(np.where(mask, 0, image), (~mask).astype(np.float64)), image).astype(np.float32)
 
 
-def painted_out(image: Image, mask: Mask, random: np.random.Generator, *, margin: int = 2) -> Image:
+def painted_out(image: Image, mask: Mask, random: np.random.Generator, *, margin: int = 3) -> Image:
     """Replace the pixels of a mask by background with the texture of another place of the image.
 
     Parameters
@@ -104,7 +104,7 @@ def painted_out(image: Image, mask: Mask, random: np.random.Generator, *, margin
     random : numpy.random.Generator
         Chooses the place.
     margin : int
-        Pixels around the mask that are replaced too: soft edges reach beyond it.
+        Pixels around the mask that are replaced too: soft edges reach beyond it and would betray what was there.
 
     Returns
     -------

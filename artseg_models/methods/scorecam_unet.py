@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ from artseg_models.training.segmenter import new_unet, probability_map, probabil
 from artseg_models.training.synthesis import counterfactuals, cutouts_of_split, pasting, trials
 
 logger = logging.getLogger(__name__)
+
+_Trained = TypeVar("_Trained", ClassifierSettings, UNetSettings)
 
 _BRIEFLY = 2
 """A U-Net that only tells which labels can be learned is trained for one of so many parts of the epochs."""
@@ -187,8 +189,7 @@ class ScoreCAMUNet:
         """Train the classifier; with pixel labels, go on with images in which artifacts were painted out and moved."""
         settings, chosen, vary = self._settings, self._settings.classifier, None
         if labels is not None:
-            schedule = chosen.schedule.model_copy(update={"epochs": settings.synthesis.classifier_epochs})
-            chosen = chosen.model_copy(update={"schedule": schedule})
+            chosen = _lasting(chosen, settings.synthesis.classifier_epochs)
             cutouts = cutouts_of_split(training, labels)
             if cutouts:
                 vary = counterfactuals(labels, cutouts, settings.synthesis.classifier)
@@ -288,7 +289,6 @@ class ScoreCAMUNet:
         settings = self._settings
         network = new_unet(settings.unet, binning=self._binning, seed=settings.seed, device=self._device)
         short = max(1, settings.unet.schedule.epochs // _BRIEFLY)
-        schedule = settings.unet.schedule.model_copy(update={"epochs": short})
         train_unet(
             network,
             training,
@@ -296,7 +296,7 @@ class ScoreCAMUNet:
             validation,
             labels["validation"],
             folder,
-            settings=settings.unet.model_copy(update={"schedule": schedule}),
+            settings=_lasting(settings.unet, short),
             balance=settings.balance,
             seed=settings.seed,
             device=self._device,
@@ -329,7 +329,6 @@ class ScoreCAMUNet:
         if cutouts or (share and invented):
             # where nothing could be cut out, all are invented
             vary = pasting(training.artifact, cutouts, share, invented=invented if cutouts else 1.0)
-        schedule = settings.unet.schedule.model_copy(update={"epochs": epochs})
         # few as they are, drawn masks make up a third of what is seen of artifact images
         repeats = np.ones(len(training), np.int64)
         repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, 2 * len(drawn))))
@@ -340,7 +339,7 @@ class ScoreCAMUNet:
             validation,
             labels["validation"],
             folder,
-            settings=settings.unet.model_copy(update={"schedule": schedule}),
+            settings=_lasting(settings.unet, epochs),
             balance=settings.balance,
             seed=settings.seed,
             number=number,
@@ -373,6 +372,11 @@ class ScoreCAMUNet:
         probability, kinds = image_probabilities(self._classifier, image, self._device)
         maps = probability_maps(self._unet, image, self._device, shape=shape)
         return Found(maps[0], probability, maps[1:] if self._kinds else None, kinds)
+
+
+def _lasting(settings: _Trained, epochs: int) -> _Trained:
+    """Give the same settings, trained for so many epochs."""
+    return settings.model_copy(update={"schedule": settings.schedule.model_copy(update={"epochs": epochs})})
 
 
 def _drawn_masks(training: Split, number: int) -> dict[int, NDArray[np.int8]]:

@@ -18,8 +18,6 @@ Mask = NDArray[np.bool_]
 
 _MOST = 64
 """Parts of one image that are tested; the smaller ones of a crowd stand or fall together."""
-_MARGIN = 3
-"""Pixels around a part that are painted over: soft edges would betray it."""
 _BATCH = 16
 _EVEN = 0.0
 """Log-odds above which the classifier calls an image an artifact."""
@@ -56,10 +54,10 @@ def convincing_parts(
     count = int(parts.max())
     if count == 0:
         return label
-    painted = [painted_out(image, label, random, margin=_MARGIN)]
+    painted = [painted_out(image, label, random)]
     for number in range(1, count + 1):
         part = parts == number
-        without_others = painted_out(image, label & ~part, random, margin=_MARGIN)
+        without_others = painted_out(image, label & ~part, random)
         # the paint over a near neighbour's soft edge must not cover it
         painted.append(np.where(part, image, without_others))
     images = torch.from_numpy(np.stack([image, *(as_normalised(one, image) for one in painted)]))[:, None]

@@ -27,8 +27,6 @@ from artseg_models.transplant import as_normalised, painted_out
 
 #: Clean training images from which the level of clean activation is taken; more change it little.
 _CLEAN_IMAGES = 64
-#: pixels around what was found that are painted over before the next look: soft edges would betray it
-_PAINTED_AROUND = 3
 
 
 def levels_of_clean(
@@ -233,7 +231,7 @@ def _looked_again(
     first = position_evidence(network, as_batch(image, device), clean_level=levels).evidence
     random = np.random.default_rng(index)
     for _ in range(1, refinement.looks):
-        rest = as_normalised(painted_out(image, label, random, margin=_PAINTED_AROUND), image)
+        rest = as_normalised(painted_out(image, label, random), image)
         again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
         # by the scale of the first look: what is left need not hold anything
         more = _drawn(rest, np.minimum(again / first.max(), 1), settings, refinement)

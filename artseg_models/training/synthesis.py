@@ -16,9 +16,6 @@ from artseg_models.training.sampling import PixelLabel
 from artseg_models.training.segmenter import Vary as VaryPixels
 from artseg_models.transplant import Cutout, as_normalised, cutouts_of, painted_out, pasted, with_artifact
 
-#: pixels around a pseudo-label that are painted out with it: what it missed would stay, and be called clean
-_MARGIN = 3
-
 
 def cutouts_of_split(split: Split, labels: Sequence[PixelLabel]) -> list[Cutout]:
     """Cut every artifact out of the artifact images of a split, by their pixel labels."""
@@ -106,7 +103,7 @@ def counterfactuals(labels: Sequence[PixelLabel], cutouts: Sequence[Cutout], sha
             if not artifact:
                 other = labels[marked[int(random.integers(len(marked)))]] > 0
                 mask = other if other.shape == image.shape else mask
-            image, artifact = painted_out(image, mask, random, margin=_MARGIN), False
+            image, artifact = painted_out(image, mask, random), False
         if pastes:
             image, pixels = with_artifact(image, _one_of(cutouts, random), random)
             artifact = artifact or bool(pixels.any())
