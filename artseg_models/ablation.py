@@ -34,9 +34,11 @@ from artseg_models.training.fields import binned
 
 _POSITIONS = {
     "classifier": {**QUICK_CLASSIFIER, "layers": 4, "positions": 0},
-    "scorecam": {"source": "scorecam"},
-    "refinement": {"looks": 1},
+    "scorecam": {"source": "scorecam", "turned": False, "attributed": False},
+    "refinement": {"looks": 1, "edges": "contrast"},
 }
+_TURNED = {"scorecam": {"turned": False}}
+_ATTRIBUTED = {"scorecam": {"attributed": False}}
 _EVIDENCE = {"refinement": {"edges": "evidence"}}
 _PEAK = {"refinement": {"peak": 0.0}}
 _LOOKS = {"refinement": {"looks": 1}}
@@ -80,9 +82,15 @@ RUNGS: tuple[Rung, ...] = (
     Rung(
         "positions",
         "+ few positions answer, and are the evidence",
-        settings=merged(_FIRST_LOOK, _EVIDENCE),
+        settings=merged(merged(merged(_FIRST_LOOK, _EVIDENCE), _ATTRIBUTED), _TURNED),
     ),
-    Rung("edges", "+ drawn to edges", settings=merged(_FIRST_LOOK, _PEAK)),
+    Rung(
+        "turned",
+        "+ of the image turned and mirrored",
+        settings=merged(merged(_FIRST_LOOK, _EVIDENCE), _ATTRIBUTED),
+    ),
+    Rung("attributed", "+ by what pixels contribute", settings=merged(_FIRST_LOOK, _EVIDENCE)),
+    Rung("edges", "+ drawn to edges where views agree on them", settings=merged(_FIRST_LOOK, _PEAK)),
     Rung("peak", "+ only where evidence is strong", settings=_FIRST_LOOK),
     Rung("looks", "+ what was found painted out, looked again", settings=_LOOKED_AGAIN),
     Rung("convincing", "+ parts that convince alone", settings=_LABELS_OF_CLASSIFIER),
@@ -90,13 +98,15 @@ RUNGS: tuple[Rung, ...] = (
     Rung("pasting", "+ artifacts pasted on clean images", settings=_COUNTERFACTUALS),
     Rung("best", "+ counterfactuals, gate where needed, calibrated = best"),
     Rung("without_positions", "best without few positions: ScoreCAM of quick's classifier", settings=_POSITIONS),
+    Rung("without_turned", "best with evidence of the image as it is", settings=_TURNED),
+    Rung("without_attributed", "best without what pixels contribute", settings=_ATTRIBUTED),
     Rung("without_edges", "best without edges", settings=_EVIDENCE),
     Rung("without_peak", "best without a peak that is asked for", settings=_PEAK),
     Rung("without_looks", "best with one look", settings=_LOOKS),
     Rung("without_convincing", "best without the test of parts", settings=_CONVINCING),
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
-    Rung("either", "best, drawn to edges or not as can be learned", settings={"refinement": {"edges": "either"}}),
+    Rung("always_edges", "best, always drawn to edges", settings={"refinement": {"edges": "contrast"}}),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),
     Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),

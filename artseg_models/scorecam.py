@@ -52,8 +52,13 @@ class Evidence:
 
         On a clean image this makes evidence out of noise: use it on artifact images alone.
         """
-        low, high = float(self.evidence.min()), float(self.evidence.max())
-        return np.zeros_like(self.evidence) if high <= low else (self.evidence - low) / np.float32(high - low)
+        return scaled(self.evidence)
+
+
+def scaled(evidence: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a map (y, x) to 0..1; one that is the same everywhere becomes 0."""
+    low, high = float(evidence.min()), float(evidence.max())
+    return np.zeros_like(evidence) if high <= low else (evidence - low) / np.float32(high - low)
 
 
 @torch.inference_mode()
@@ -140,30 +145,6 @@ def fitting_batch(network: ResNet, size: tuple[int, int], *, batch: int, memory_
     # what lives at once: the first convolution's output or the first layer's blocks, with their copies
     each = 4 * network.conv1.out_channels * size[0] * size[1]
     return max(1, min(batch, memory_mib * 2**20 // each))
-
-
-@torch.inference_mode()
-def position_evidence(network: ResNet, image: Tensor, *, clean_level: Tensor | None = None) -> Evidence:
-    """Evidence for an artifact in one image as a classifier states it that pools few positions.
-
-    Each position of its last map answers by itself, so that no masked image need be classified; the answers are
-    log-odds, resized to the image.
-
-    Parameters
-    ----------
-    network : ResNet
-        The trained classifier, in evaluation mode, that pools the positions with the strongest answers.
-    image : Tensor
-        (1, 1, y, x) float32, binned and normalised.
-    clean_level : Tensor, optional
-        (1,) from `clean_levels`: log-odds up to it count as none; by default up to even odds.
-    """
-    odds = network.log_odds(image)
-    above = F.relu(odds if clean_level is None else odds - clean_level[:, None, None])
-    size = (image.shape[-2], image.shape[-1])
-    resized = F.interpolate(above[None], size=size, mode="bilinear", align_corners=False)[0, 0]
-    probability = float(torch.sigmoid(network.strongest(odds[None]))[0, 0])
-    return Evidence(evidence=resized.cpu().numpy().astype(np.float32), probability=probability)
 
 
 @torch.inference_mode()

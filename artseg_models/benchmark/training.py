@@ -14,7 +14,7 @@ from artseg_models.simulate.datasets import simulate_training_set
 from artseg_models.training.configuration import parse_overrides
 
 #: networks of a ScoreCAM-U-Net, by their folders in a run
-_NETWORKS = ("first_classifier", "classifier", "unet_of_contrast", "unet_of_evidence", "unet")
+_NETWORKS = ("first_classifier", "classifier", "unet")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from artseg_models.errors import ArtSegError
-from artseg_models.files import read_json, write_json
 from artseg_models.labels import LabelledImage
 from artseg_models.methods.protocol import Fitted, Found, Recipe
+from artseg_models.training.agreement import edges_by_agreement
 from artseg_models.training.calibration import calibrate_classifier, calibrate_unet
 from artseg_models.training.classifier import (
     Trial,
@@ -36,7 +35,6 @@ from artseg_models.training.configuration import (
     merged,
     require_evidence,
 )
-from artseg_models.training.cutoffs import pooled_iou
 from artseg_models.training.evidence import levels_of_clean, pseudo_labels
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.kinds import named_kinds, sets_of_kinds, telling, with_kinds
@@ -47,15 +45,7 @@ from artseg_models.training.refinement import learned_label, with_unsure_edges
 from artseg_models.training.segmenter import new_unet, probability_map, probability_maps, train_unet
 from artseg_models.training.synthesis import counterfactuals, cutouts_of_split, pasting, trials
 
-logger = logging.getLogger(__name__)
-
 _Trained = TypeVar("_Trained", ClassifierSettings, UNetSettings)
-
-_BRIEFLY = 2
-"""A U-Net that only tells which labels can be learned is trained for one of so many parts of the epochs."""
-
-_CLEARLY = 1.25
-"""Labels that are not drawn to edges are taken if repeated so many times better: coarse ones are easier to repeat."""
 
 
 class ScoreCAMUNetSettings(SegmenterSettings):
@@ -84,7 +74,7 @@ class ScoreCAMUNetSettings(SegmenterSettings):
 
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> Self:
-        require_evidence(self.classifier, self.scorecam, looks=self.refinement.looks)
+        require_evidence(self.classifier, self.scorecam, self.refinement)
         return self
 
 
@@ -113,7 +103,7 @@ class ScoreCAMUNet:
             training, validation, folder / ("first_classifier" if twice else "classifier"), bf16=bf16
         )
         drawn = _drawn_masks(training, settings.masks)
-        labels = self._pseudo_labels(training, validation, folder, bf16=bf16)
+        labels = self._pseudo_labels(training, validation, folder)
         labels["train"] = [drawn.get(index, label) for index, label in enumerate(labels["train"])]
         splits = {"train": training, "validation": validation}
         items = [item for split in splits.values() for item in split.images.items]
@@ -214,9 +204,7 @@ class ScoreCAMUNet:
             else None,
         )
 
-    def _pseudo_labels(
-        self, training: Split, validation: Split, folder: Path, *, bf16: bool
-    ) -> dict[str, list[NDArray[np.int8]]]:
+    def _pseudo_labels(self, training: Split, validation: Split, folder: Path) -> dict[str, list[NDArray[np.int8]]]:
         """Make the pixel labels of both splits, drawn in the way that the settings ask for."""
         settings, device = self._settings, self._device
         levels = levels_of_clean(
@@ -233,79 +221,35 @@ class ScoreCAMUNet:
                 training, folder / "normality.json", share=settings.refinement.normality, seed=settings.seed
             )
 
-        def drawn_by(edges: str) -> dict[str, list[NDArray[np.int8]]]:
-            refinement = settings.refinement.model_copy(update={"edges": edges})
-            return {
-                name: [
-                    with_unsure_edges(mask, refinement.unsure_px)
-                    for mask in pseudo_labels(
-                        self._classifier,
-                        split,
-                        folder,
-                        name,
-                        settings=settings.scorecam,
-                        refinement=refinement,
-                        normality=normality,
-                        levels=levels,
-                        device=device,
-                    )
-                ]
-                for name, split in (("train", training), ("validation", validation))
-            }
-
-        if settings.refinement.edges != "either":
-            return drawn_by(settings.refinement.edges)
-        chosen = folder / "edges.json"
-        if not chosen.exists():
-            repeated = {
-                edges: self._repeated(training, validation, drawn_by(edges), folder / f"unet_of_{edges}", bf16=bf16)
-                for edges in ("contrast", "evidence")
-            }
-            clearly = repeated["evidence"] > _CLEARLY * repeated["contrast"]
-            edges = "evidence" if clearly else "contrast"
-            logger.info(
-                "Pseudo-labels are drawn by %s: a U-Net repeats them with an IoU of %.3f by contrast, %.3f by evidence",
-                edges,
-                repeated["contrast"],
-                repeated["evidence"],
+        refinement = settings.refinement
+        if refinement.edges == "either":
+            edges = edges_by_agreement(
+                self._classifier,
+                validation,
+                folder / "edges.json",
+                settings=settings.scorecam,
+                refinement=refinement,
+                levels=levels,
+                device=device,
             )
-            write_json(chosen, {"edges": edges, "repeated_iou": repeated})
-        return drawn_by(read_json(chosen)["edges"])
-
-    def _repeated(
-        self,
-        training: Split,
-        validation: Split,
-        labels: Mapping[str, Sequence[NDArray[np.int8]]],
-        folder: Path,
-        *,
-        bf16: bool,
-    ) -> float:
-        """Say how well labels can be learned: the best IoU, over cutoffs, of a briefly trained U-Net with them.
-
-        Labels that lie where the image shows something come back on images that training did not hold; those that a
-        classifier put beside it do not. No mask is read.
-        """
-        settings = self._settings
-        network = new_unet(settings.unet, binning=self._binning, seed=settings.seed, device=self._device)
-        short = max(1, settings.unet.schedule.epochs // _BRIEFLY)
-        train_unet(
-            network,
-            training,
-            labels["train"],
-            validation,
-            labels["validation"],
-            folder,
-            settings=_lasting(settings.unet, short),
-            balance=settings.balance,
-            seed=settings.seed,
-            device=self._device,
-            bf16=bf16,
-        )
-        shown = [int(index) for index in np.flatnonzero(validation.artifact)]
-        maps = [probability_map(network, validation.images[index], self._device) for index in shown]
-        truth = [labels["validation"][index] > 0 for index in shown]
-        return max(pooled_iou(truth, [one >= cutoff for one in maps]) for cutoff in np.linspace(0.1, 0.9, 9))
+            refinement = refinement.model_copy(update={"edges": edges})
+        return {
+            name: [
+                with_unsure_edges(mask, refinement.unsure_px)
+                for mask in pseudo_labels(
+                    self._classifier,
+                    split,
+                    folder,
+                    name,
+                    settings=settings.scorecam,
+                    refinement=refinement,
+                    normality=normality,
+                    levels=levels,
+                    device=device,
+                )
+            ]
+            for name, split in (("train", training), ("validation", validation))
+        }
 
     def _train_unet(
         self,
@@ -433,12 +377,12 @@ _BEST: Mapping[str, Any] = {
     **_QUICK,
     # few strong places decide, at a fine stride: evidence comes to lie on the artifact, specks are not averaged away
     "classifier": merged(QUICK_CLASSIFIER, {"depth": 10, "layers": 2, "positions": 8, "schedule": {"epochs": 60}}),
-    "scorecam": {**QUICK_SCORECAM, "source": "positions", "cutoff": 0.3},
-    # far enough that whole artifacts are covered, but only from where the evidence is strong
+    "scorecam": {**QUICK_SCORECAM, "source": "positions", "turned": True, "attributed": True, "cutoff": 0.3},
     "refinement": {
-        "edges": "contrast",
-        "reach": 0.05,
-        "peak": 0.2,
+        "edges": "either",
+        # far enough that whole artifacts are covered, but only from where the evidence is strong
+        "reach": 0.03,
+        "peak": 0.1,
         "seed": 0.35,
         "looks": 3,
         "convincing": 0.1,

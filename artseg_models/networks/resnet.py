@@ -126,6 +126,11 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @property
+    def stride(self) -> int:
+        """Binned pixels between the positions of the last activation map."""
+        return 2 ** (self.layers + 1)
+
     def activations(self, image: Tensor, layer: int = LAYERS) -> Tensor:
         """Activation maps after layer 1 to 4 (strides 4, 8, 16, 32) of a binned image (batch, 1, y, x)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), 3, 2, 1)

@@ -26,8 +26,6 @@ _LOSSES = 3.4  # inches of the row of losses
 _NETWORKS = {
     "first_classifier": "Classifier before it saw counterfactuals",
     "classifier": "Classifier: clean or artifact",
-    "unet_of_contrast": "Trial U-Net: labels drawn to edges",
-    "unet_of_evidence": "Trial U-Net: labels as evidence",
     **{f"unet_round_{number}": f"U-Net before round {number + 1} of self-training" for number in range(5)},
     "unet": "U-Net: artifact pixels",
 }

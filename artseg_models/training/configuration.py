@@ -80,6 +80,16 @@ class ScoreCAMSettings(Settings):
         description="scorecam, as in the paper: what of the image brings the classifier's answer about, by masking it. "
         "positions: the classifier's own answer at each place, for one that pools few places (classifier.positions).",
     )
+    turned: bool = Field(
+        default=False,
+        description="With positions: the mean over the image as it is, mirrored, and (where it is square) turned, "
+        "since what the classifier answers beside an artifact differs between them.",
+    )
+    attributed: bool = Field(
+        default=False,
+        description="With positions: combined with what each pixel contributes to the answers (integrated gradients), "
+        "so that evidence lies on the artifact, at the resolution of the image.",
+    )
     layer: Literal[1, 2, 3, 4] = 4
     channel_weight: Literal["artifact", "largest"] = Field(
         default="largest",
@@ -120,27 +130,8 @@ class ScoreCAMSettings(Settings):
     @property
     def applied(self) -> dict[str, Any]:
         """What of these settings took part, for cards and descriptions of models."""
-        positions = {"source", "cutoff", "clean_quantile", "clean_images"}
+        positions = {"source", "turned", "attributed", "cutoff", "clean_quantile", "clean_images"}
         return self.model_dump(include=positions if self.source == "positions" else None)
-
-
-def require_evidence(classifier: ClassifierSettings, scorecam: ScoreCAMSettings, *, looks: int = 1) -> None:
-    """Refuse evidence that a classifier of this form does not give.
-
-    Raises
-    ------
-    ValueError
-        Says which setting does not fit which.
-    """
-    if looks > 1 and scorecam.source != "positions":
-        raise ValueError(f"refinement.looks={looks} needs scorecam.source=positions")
-    if scorecam.source == "positions":
-        if not classifier.positions:
-            raise ValueError("scorecam.source=positions needs a classifier that pools few: set classifier.positions")
-    elif scorecam.layer > classifier.layers:
-        raise ValueError(f"scorecam.layer={scorecam.layer} is beyond classifier.layers={classifier.layers}")
-    elif scorecam.mode == "feature" and classifier.layers < _LATE_LAYERS:
-        raise ValueError(f"scorecam.mode=feature needs classifier.layers={_LATE_LAYERS}")
 
 
 class UNetSettings(Settings):
@@ -162,8 +153,8 @@ class RefinementSettings(Settings):
     edges: Literal["evidence", "contrast", "either"] = Field(
         default="evidence",
         description="evidence, as in the paper: the map at its cutoff. contrast: wherever the map points, up to where "
-        "the image departs from the surroundings; for maps of layer 1 or 2. either: contrast, "
-        "unless a U-Net, after a short training, repeats labels of the other kind far better on validation images.",
+        "the image departs from the surroundings; for maps of layer 1 or 2. either: as views of the "
+        "same validation image, turned and mirrored, agree better; needs scorecam.source=positions.",
     )
     reach: float = Field(
         default=0.1, gt=0, lt=1, description="With contrast: pixels of the map below it point at nothing."
@@ -192,7 +183,7 @@ class RefinementSettings(Settings):
         default=1,
         ge=1,
         le=5,
-        description="How often an artifact image is looked at, each time with what was found before painted out: few "
+        description="With contrast: how often an artifact image is looked at, each time with what was found before painted out: few "
         "strong artifacts hide the others. More than once needs scorecam.source=positions.",
     )
     convincing: float = Field(
@@ -213,6 +204,35 @@ class RefinementSettings(Settings):
     unsure_px: int = Field(
         default=0, ge=0, description="Pixels to each side of a pseudo-label's edge that the U-Net does not learn from."
     )
+
+
+def require_evidence(
+    classifier: ClassifierSettings, scorecam: ScoreCAMSettings, refinement: RefinementSettings | None = None
+) -> None:
+    """Refuse evidence that a classifier of this form does not give.
+
+    Raises
+    ------
+    ValueError
+        Says which setting does not fit which.
+    """
+    if scorecam.source == "positions":
+        if not classifier.positions:
+            raise ValueError("scorecam.source=positions needs a classifier that pools few: set classifier.positions")
+        return
+    beyond = {
+        "scorecam.turned=true": scorecam.turned,
+        "scorecam.attributed=true": scorecam.attributed,
+        "refinement.edges=either": refinement is not None and refinement.edges == "either",
+        f"refinement.looks={refinement.looks if refinement else 1}": refinement is not None and refinement.looks > 1,
+    }
+    if any(beyond.values()):
+        needing = ", ".join(name for name, needed in beyond.items() if needed)
+        raise ValueError(f"scorecam.source=positions is needed for {needing}, got scorecam.source={scorecam.source}")
+    if scorecam.layer > classifier.layers:
+        raise ValueError(f"scorecam.layer={scorecam.layer} is beyond classifier.layers={classifier.layers}")
+    if scorecam.mode == "feature" and classifier.layers < _LATE_LAYERS:
+        raise ValueError(f"scorecam.mode=feature needs classifier.layers={_LATE_LAYERS}")
 
 
 class SynthesisSettings(Settings):

@@ -15,8 +15,9 @@ from artseg_models.files import read_json, whole_file, write_json
 from artseg_models.images import write_image
 from artseg_models.networks.resnet import ResNet
 from artseg_models.passes import Passes, choose_passes, open_passes
+from artseg_models.positions import look, position_evidence, position_odds
 from artseg_models.progress import track
-from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, position_evidence, scorecam
+from artseg_models.scorecam import Evidence, clean_levels, fitting_batch, scorecam
 from artseg_models.training.configuration import RefinementSettings, ScoreCAMSettings
 from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.fields import Array, Split, as_batch
@@ -69,7 +70,9 @@ def levels_of_clean(
 @torch.inference_mode()
 def _maps(network: ResNet, image: Tensor, settings: ScoreCAMSettings) -> Tensor:
     """Give the maps (channels, y, x) of an image (1, 1, y, x) that evidence is drawn from."""
-    return network.log_odds(image) if settings.source == "positions" else network.activations(image, settings.layer)[0]
+    if settings.source == "positions":
+        return position_odds(network, image, turned=settings.turned)[None]
+    return network.activations(image, settings.layer)[0]
 
 
 def passes_of(
@@ -123,7 +126,9 @@ def evidence_of(
 ) -> Evidence:
     """Say what in one binned image (y, x) speaks for an artifact, by ScoreCAM or the classifier's own positions."""
     if settings.source == "positions":
-        return position_evidence(network, as_batch(image, device), clean_level=levels)
+        return position_evidence(
+            network, as_batch(image, device), level=levels, turned=settings.turned, attributed=settings.attributed
+        )
     return scorecam(
         network,
         as_batch(image, device),
@@ -187,7 +192,7 @@ def pseudo_labels(
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
-        label = _drawn(image, evidence, settings, refinement)
+        label = drawn_label(image, evidence, settings, refinement)
         if refinement is not None:
             label = _looked_again(network, image, label, index, settings, refinement, levels=levels, device=device)
             if refinement.edges == "contrast" and refinement.convincing:
@@ -206,9 +211,10 @@ def pseudo_labels(
     return labels
 
 
-def _drawn(
+def drawn_label(
     image: Array, evidence: Array, settings: ScoreCAMSettings, refinement: RefinementSettings | None
 ) -> NDArray[np.bool_]:
+    """Make a pseudo-label (y, x) of an image and a map of it, scaled to 0..1, in one look."""
     if refinement is not None and refinement.edges == "contrast":
         return drawn_to_edges(image, evidence, refinement)
     return pseudo_label(evidence, settings.cutoff)
@@ -226,15 +232,20 @@ def _looked_again(
     device: str,
 ) -> NDArray[np.bool_]:
     """Add to a label (y, x) what shows once all that was found is painted out, as often as the settings ask for."""
-    if refinement.looks == 1 or not label.any():
+    # evidence is coarser than what it points at: painted out, its edges are what a second look would find
+    if refinement.looks == 1 or refinement.edges != "contrast" or not label.any():
         return label
-    first = position_evidence(network, as_batch(image, device), clean_level=levels).evidence
+
+    def looked(at: Array) -> Array:
+        batch = as_batch(at, device)
+        return look(network, batch, level=levels, turned=settings.turned, attributed=settings.attributed).evidence
+
+    largest = looked(image).max()
     random = np.random.default_rng(index)
     for _ in range(1, refinement.looks):
         rest = as_normalised(painted_out(image, label, random), image)
-        again = position_evidence(network, as_batch(rest, device), clean_level=levels).evidence
         # by the scale of the first look: what is left need not hold anything
-        more = _drawn(rest, np.minimum(again / first.max(), 1), settings, refinement)
+        more = drawn_label(rest, np.minimum(looked(rest) / largest, 1), settings, refinement)
         # more than all before is no rest: the classifier takes the paint for an artifact
         if not more.any() or np.count_nonzero(more) > np.count_nonzero(label):
             break
