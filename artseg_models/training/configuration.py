@@ -183,8 +183,8 @@ class RefinementSettings(Settings):
         default=1,
         ge=1,
         le=5,
-        description="With contrast: how often an artifact image is looked at, each time with what was found before painted out: few "
-        "strong artifacts hide the others. More than once needs scorecam.source=positions.",
+        description="With contrast: how often an artifact image is looked at, each time with what was found before "
+        "painted out, since few strong artifacts hide the others. More than once needs scorecam.source=positions.",
     )
     convincing: float = Field(
         default=0.0,

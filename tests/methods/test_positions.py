@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -18,7 +19,9 @@ from artseg_models.errors import ArtSegError
 from artseg_models.labels import read_labels
 from artseg_models.methods import configure, train
 from artseg_models.networks.resnet import ResNet
-from artseg_models.scorecam import clean_levels, position_evidence
+from artseg_models.positions import look, position_evidence
+from artseg_models.scorecam import clean_levels
+from artseg_models.training.agreement import edges_by_agreement
 from artseg_models.training.chance import warn_of_chance
 from artseg_models.training.classifier import new_classifier, train_classifier
 from artseg_models.training.configuration import ClassifierSettings, RefinementSettings, ScoreCAMSettings
@@ -55,14 +58,60 @@ def test_an_image_of_fewer_positions_has_an_answer_too(network, image):
 
 
 def test_evidence_is_what_positions_answer_above_the_clean_level(network, image):
+    """Position (i, j) answers for pixel (8 i, 8 j)."""
     with torch.inference_mode():
         odds = network.log_odds(image)
     level = clean_levels([odds], quantile=0.9)
-    found = position_evidence(network, image, clean_level=level)
-    expected = F.interpolate(F.relu(odds - level[:, None, None])[None], size=(96, 120), mode="bilinear")[0, 0]
-    np.testing.assert_allclose(found.evidence, expected, atol=1e-6)
+    found = position_evidence(network, image, level=level)
+    np.testing.assert_allclose(found.evidence[::8, ::8], F.relu(odds - level)[0], atol=1e-5)
+    between = (odds[0, 3, 4] + odds[0, 3, 5]) / 2 - level
+    assert found.evidence[24, 36] == pytest.approx(max(0, float(between)), abs=1e-5)
     assert found.evidence.any()
-    assert not position_evidence(network, image, clean_level=odds.amax().reshape(1)).evidence.any()
+    assert not position_evidence(network, image, level=odds.amax().reshape(1)).evidence.any()
+
+
+@pytest.mark.parametrize(("shape", "count"), [((96, 96), 8), ((96, 120), 4), ((57, 90), 4)])
+@pytest.mark.parametrize("attributed", [False, True])
+def test_views_are_turned_back_to_the_image(network, shape, count, attributed):
+    """Turned or mirrored, an image has the same evidence, turned or mirrored."""
+    pixels = np.random.default_rng(5).normal(0, 1, (1, 1, *shape)).astype(np.float32)
+    seen = look(network, torch.from_numpy(pixels), turned=True, attributed=attributed)
+    assert seen.odds.shape == (count, *shape)
+    assert (seen.contributions is not None) == attributed
+    for axes in ((-1,), (-2,), (-2, -1)):
+        other = look(network, torch.from_numpy(np.flip(pixels, axes).copy()), turned=True, attributed=attributed)
+        np.testing.assert_allclose(np.flip(other.evidence, axes), seen.evidence, atol=1e-4)
+    alone = look(network, torch.from_numpy(pixels), attributed=attributed)
+    np.testing.assert_allclose(seen.view(0).evidence, alone.evidence, atol=1e-6)
+
+
+class Beside:
+    """Answers, at each place of 8 pixels, how dark it is 8 pixels further right."""
+
+    stride = 8
+
+    def log_odds(self, image: torch.Tensor) -> torch.Tensor:
+        dark = F.avg_pool2d(F.pad(-image, (3, 4, 3, 4)), 8)[:, 0]
+        return torch.roll(dark, -1, 2) - 1
+
+    def strongest(self, answers: torch.Tensor) -> torch.Tensor:
+        return answers.flatten(2).amax(2)
+
+
+def test_evidence_lies_on_the_artifact_also_where_positions_answer_beside_it():
+    y, x = np.mgrid[:96, :120]
+    artifact = np.hypot(y - 48, x - 80) <= 7
+    image = torch.from_numpy((-4.0 * artifact).astype(np.float32))[None, None]
+    network = cast(ResNet, Beside())
+    answered = look(network, image, turned=True).evidence
+    attributed = look(network, image, turned=True, attributed=True).evidence
+
+    def on_it(evidence: np.ndarray) -> float:
+        return float(evidence[artifact].sum() / evidence.sum())
+
+    assert on_it(attributed) > 1.5 * on_it(answered)
+    assert not artifact.ravel()[answered.argmax()], "on either side of it"
+    assert artifact.ravel()[attributed.argmax()]
 
 
 def _specks(folder: Path, *, count: int, clean: int, radius: float) -> Split:
@@ -114,6 +163,8 @@ def test_specks_among_cells_are_pointed_at(tmp_path):
 class Darkness:
     """Answers how dark it is on average over each place of 8 pixels."""
 
+    stride = 8
+
     def log_odds(self, image: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(-image, 8)[:, 0]
 
@@ -121,8 +172,7 @@ class Darkness:
         return answers.flatten(2).amax(2)
 
 
-@pytest.mark.parametrize("edges", ["contrast", "evidence"])
-def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(edges, tmp_path):
+def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(tmp_path):
     """Beside one ten times as dark it is no peak, and the image's scale leaves nothing of it."""
     y, x = np.mgrid[:96, :120]
     strong, faint = (np.hypot(y - 48, x - middle) <= 14 for middle in (28, 92))
@@ -138,7 +188,7 @@ def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(edges, t
             tmp_path / str(looks),
             "train",
             settings=ScoreCAMSettings(source="positions", cutoff=0.3),
-            refinement=RefinementSettings(edges=edges, peak=0.2, looks=looks),
+            refinement=RefinementSettings(edges="contrast", peak=0.2, looks=looks),
             levels=None,
             device="cpu",
         )
@@ -148,9 +198,54 @@ def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(edges, t
     assert found[5][~(strong | faint)].mean() < 0.05, "and where nothing is left nothing is found"
 
 
-def test_a_second_look_is_refused_where_it_would_take_scorecam_again():
-    with pytest.raises(ArtSegError, match=r"refinement.looks=3 needs scorecam.source=positions"):
+def test_what_only_positions_can_answer_is_refused_for_scorecam():
+    with pytest.raises(ArtSegError, match=r"scorecam.source=positions is needed for .*turned=true.*refinement.looks=3"):
         configure("best", overrides={"scorecam": {"source": "scorecam"}})
+    plain = {"scorecam": {"source": "scorecam", "turned": False, "attributed": False}}
+    configure("best", overrides=plain | {"refinement": {"edges": "contrast", "looks": 1}})
+
+
+class Roughness(Darkness):
+    """Answers, at each place of 8 pixels, how rough its surroundings are."""
+
+    def log_odds(self, image: torch.Tensor) -> torch.Tensor:
+        rough = (image - F.avg_pool2d(image, 3, 1, 1)).abs()
+        return F.avg_pool2d(rough, 17, 8, 8)[:, 0] - 0.15
+
+
+@pytest.mark.parametrize("artifact", ["dark", "rough"])
+def test_views_agree_on_edges_where_these_are_the_artifacts(artifact, tmp_path):
+    """A dark speck has edges, the same in every view; a rough place among cells has none but theirs."""
+    random = np.random.default_rng(3)
+    y, x = np.mgrid[:96, :96]
+    rows = ["image,label,split"]
+    for index in range(4):
+        pixels = random.normal(30000, 300, (96, 96))
+        for middle in random.uniform(0, 96, (30, 2)) if artifact == "rough" else ():
+            pixels += 15000 * np.exp(-(np.hypot(y - middle[0], x - middle[1]) ** 2) / 30)
+        middle = random.uniform(24, 72, 2)
+        spot = np.hypot(y - middle[0], x - middle[1]) <= 10
+        pixels += spot * (random.normal(0, 2500, spot.shape) if artifact == "rough" else -8000)
+        tifffile.imwrite(tmp_path / f"{index}.tif", pixels.clip(0, 65535).astype(np.uint16))
+        rows.append(f"{index}.tif,artifact,train")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    split = Split.read(read_labels(tmp_path / "labels.csv").images, tmp_path / "cache", binning=1, plane=None)
+    file = tmp_path / "edges.json"
+    edges = edges_by_agreement(
+        cast(ResNet, Darkness() if artifact == "dark" else Roughness()),
+        split,
+        file,
+        settings=ScoreCAMSettings(source="positions", turned=True, cutoff=0.3),
+        refinement=RefinementSettings(edges="either", peak=0.2),
+        levels=None,
+        device="cpu",
+    )
+    told = json.loads(file.read_text())
+    agreement = told["agreement"]
+    assert (agreement["evidence"] > agreement["contrast"]) == (artifact == "rough")
+    clearly = agreement["evidence"] > 1.1 * agreement["contrast"]
+    assert told["edges"] == edges == ("evidence" if clearly else "contrast"), "evidence is coarse, and agrees easily"
+    assert all(0 < one <= 1 for one in agreement.values())
 
 
 def test_the_few_images_of_a_class_weigh_as_much_in_validation(tmp_path):

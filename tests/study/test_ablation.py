@@ -80,7 +80,7 @@ def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder)
 
 
 def test_an_unknown_rung_is_refused_with_those_that_there_are(labels, tmp_path):
-    with pytest.raises(ArtSegError, match="supervised, quick, positions, edges"):
+    with pytest.raises(ArtSegError, match="supervised, quick, positions, turned"):
         run_ablation(labels, tmp_path, rungs=["magic"])
     assert not list(tmp_path.iterdir())
 
