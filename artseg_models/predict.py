@@ -258,17 +258,37 @@ def artifact_objects(
     return renumbered[objects]
 
 
-def _kinds_of_objects(labels: NDArray[np.int32], kind_probability: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    """Give each object (N,) the kind, counted from 1, whose probability's logarithm is the highest on average over it.
+def kinds_of_objects(
+    labels: NDArray[np.int32], kind_probability: NDArray[np.float32] | None, image_kinds: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Give each object its likeliest kind.
 
-    So networks learn it: by the mean logits of an artifact's pixels.
+    The logarithm of a kind's probability is averaged over the object, as networks learn it (by the mean logits of an
+    artifact's pixels), and that of the kind in the whole image added: the classifier, which learned from every label,
+    knows better than the U-Net which kinds an image holds.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (y, x) int32: objects 1..N, 0 elsewhere.
+    kind_probability : ndarray or None
+        (kind, y, x) float32, 0..1; None where no kinds are told apart.
+    image_kinds : sequence of float
+        The classifier's probability of each kind, 0..1; empty for a model without classifier.
+
+    Returns
+    -------
+    ndarray
+        (N,) uint8: the kind of each object, counted from 1; (0,) where none are told apart.
     """
     if kind_probability is None:
         return np.zeros(0, np.uint8)
     inside = np.flatnonzero(labels)
     of = labels.ravel()[inside]
+    sizes = np.bincount(of)[1:]
     sums = [np.bincount(of, weights=np.log(one.ravel()[inside] + _SMALLEST))[1:] for one in kind_probability]
-    return (np.argmax(sums, axis=0) + 1).astype(np.uint8)
+    in_image = np.log(np.asarray(image_kinds or [1.0] * len(sums)) + _SMALLEST)
+    return (np.argmax(np.stack(sums) / sizes + in_image[:, None], axis=0) + 1).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -431,7 +451,7 @@ class ImagePredictor(ABC):
             seconds=time.perf_counter() - started,
             note=found.note,
             kinds=self.kinds,
-            object_kinds=_kinds_of_objects(labels, found.kind_probability),
+            object_kinds=kinds_of_objects(labels, found.kind_probability, found.image_kinds),
             image_kinds=dict(zip(self.kinds, found.image_kinds, strict=False)),  # a model may have no classifier
         )
 

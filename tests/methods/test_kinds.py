@@ -29,7 +29,7 @@ from artseg_models.packages.check import check_package
 from artseg_models.packages.export import export_packages, export_run
 from artseg_models.packages.read import read_package
 from artseg_models.packages.run import read_run
-from artseg_models.predict import Predictor
+from artseg_models.predict import Predictor, kinds_of_objects
 from artseg_models.training.classifier import image_probabilities, new_classifier, train_classifier
 from artseg_models.training.configuration import ClassifierSettings, UNetSettings
 from artseg_models.training.fields import Split, WorkingImages
@@ -277,7 +277,8 @@ def test_packages_tell_the_same_kinds_to_artseg_and_name_them_to_others(
         assert found.count == len(found.object_kinds) > 0
         for number, kind in enumerate(found.object_kinds, start=1):
             means = [np.log(channel[found.labels == number]).mean() for channel in expected[1:]]
-            assert means[kind - 1] == pytest.approx(max(means), abs=0.01)
+            both = [mean + np.log(found.image_kinds[name]) for mean, name in zip(means, kinds, strict=True)]
+            assert both[kind - 1] == pytest.approx(max(both), abs=0.01)
     assert sum(whole.kind_counts.values()) == whole.count
     for path in (packages.unet, packages.older_unet, packages.classifier):
         with zipfile.ZipFile(path) as opened:
@@ -293,6 +294,16 @@ def test_packages_tell_the_same_kinds_to_artseg_and_name_them_to_others(
     assert (outcomes["onnx"], outcomes["torchscript"]) == ("passed", "passed")
     shown = CliRunner().invoke(app, ["package", "info", str(packages.unet)])
     assert "1 dead clump, 2 dust" in shown.output
+
+
+def test_the_classifier_has_a_say_in_which_kind_an_object_is_of():
+    labels = np.array([[1, 1, 0, 2, 2]], np.int32)
+    maps = np.array([[[0.5, 0.4, 0, 0.9, 0.9]], [[0.4, 0.5, 0, 0.1, 0.1]]], np.float32)
+    assert kinds_of_objects(labels, maps, (0.5, 0.4)).tolist() == [1, 1]
+    assert kinds_of_objects(labels, maps, (0.4, 0.5)).tolist() == [2, 1], "in doubt, as the image; else as its pixels"
+    assert kinds_of_objects(labels, maps, (0.01, 0.9)).tolist() == [2, 2], "a kind that the image hardly holds"
+    assert kinds_of_objects(labels, maps, ()).tolist() == [1, 1], "a model without classifier"
+    assert kinds_of_objects(labels, None, ()).shape == (0,)
 
 
 def test_a_run_goes_on_with_the_same_kinds_alone(shaded: Path, run: Path, tmp_path: Path):
