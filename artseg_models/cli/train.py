@@ -30,14 +30,15 @@ def train(
         ),
     ] = "scorecam-unet",
     preset: Annotated[
-        Literal["quick", "best", "paper"],
+        Literal["best", "quick", "paper"] | None,
         typer.Option(
-            help="quick: small networks on binned images, minutes on a laptop. best (scorecam-unet): the same "
-            "networks, pseudo-labels drawn to edges and tested part by part, artifacts pasted on clean images; hardly "
-            "slower, and far better masks where that was measured. paper: as published "
-            "(scorecam-unet: ResNet50 and the full U-Net for 150 epochs); for a GPU."
+            help="best (scorecam-unet): small networks on binned images, minutes on a laptop; pseudo-labels from what "
+            "each pixel contributes, drawn to edges and tested part by part, artifacts pasted on clean images. quick: "
+            "the same networks, a plainer and somewhat faster way from labels to masks, which are far worse where that "
+            "was measured. paper: as published (scorecam-unet: ResNet50 and the full U-Net for 150 epochs); for a GPU.",
+            show_default="best; quick where a method has no best",
         ),
-    ] = "quick",
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -78,12 +79,13 @@ def train(
     The model, for `artseg segment` and CellProfiler, is packages/NAME-unet.zip in the run folder; training.png there
     shows what was learned. A training that was stopped goes on with the same command.
     """
-    from artseg_models.methods import configure
+    from artseg_models.methods import METHODS, configure
     from artseg_models.methods import train as train_run
     from artseg_models.packages.export import export_run, why_no_package
     from artseg_models.report.training import write_training_sheet
     from artseg_models.training.configuration import parse_overrides
 
+    chosen = preset or ("best" if "best" in METHODS[method].presets else "quick")
     try:
         overrides = {
             **parse_overrides(settings or []),
@@ -92,10 +94,10 @@ def train(
             **({} if plane is None else {"plane": plane}),
             **({} if pixel_size is None else {"pixel_size_um": pixel_size}),
         }
-        configure(preset, method=method, seed=seed, overrides=overrides)
+        configure(chosen, method=method, seed=seed, overrides=overrides)
     except ArtSegError as error:
         raise typer.BadParameter(str(error)) from error
-    run = train_run(labels, out, method=method, preset=preset, seed=seed, overrides=overrides)
+    run = train_run(labels, out, method=method, preset=chosen, seed=seed, overrides=overrides)
     if not (run / "training.png").exists():
         write_training_sheet(run, run / "training.png")
     console.print(f"Trained: {run} (how it went: {run / 'training.png'})")

@@ -157,6 +157,7 @@ def labels(tmp_path: Path) -> Path:
 def tiny() -> tuple[str, ...]:
     """Options of `artseg train` that make it quick."""
     return (
+        *("--preset", "quick"),
         *("--set", "binning=1", "--set", "device=cpu", "--set", "scorecam.groups=4", "--set", "precision=fp32"),
         *("--set", "classifier.depth=10", "--set", "classifier.width=4", "--set", "classifier.schedule.epochs=1"),
         *(

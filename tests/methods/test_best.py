@@ -513,6 +513,21 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
         assert all(torch.equal(kept[key], used[key]) for key in others)
 
 
+@pytest.mark.parametrize(
+    ("options", "preset"), [((), "best"), (("--preset", "quick"), "quick"), (("--method", "unet"), "quick")]
+)
+def test_best_is_what_artseg_train_takes_where_there_is_one(options, preset, monkeypatch, tmp_path):
+    asked: dict[str, Any] = {}
+
+    def keep(labels: Path, out: Path, **settings: Any) -> Path:
+        asked.update(settings)
+        raise ArtSegError("enough")
+
+    monkeypatch.setattr("artseg_models.methods.train", keep)
+    CliRunner().invoke(app, ["train", "labels.csv", "--out", str(tmp_path / "run"), *options])
+    assert asked["preset"] == preset
+
+
 def test_best_is_for_the_method_that_learns_from_labels():
     assert configure("best").refinement.edges == "either"
     assert configure("quick").refinement.edges == "evidence"
