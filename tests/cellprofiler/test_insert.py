@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def columns(folder: Path) -> dict[str, set[str]]:
         }
         for path in folder.rglob("*.csv")
     }
+
+
+def run_both(before: Path, after: Path, *, images: Path, out: Path, cellprofiler: list[str]) -> tuple[Path, Path]:
+    """Run a pipeline as it was and with ArtSeg side by side, since each keeps one core busy."""
+    with ThreadPoolExecutor(2) as threads:
+        had, has = threads.map(
+            lambda path: run_pipeline(path, images, out / path.stem / "results", cellprofiler=cellprofiler),
+            (before, after),
+        )
+    return had, has
 
 
 def assert_all_kept(before: Path, after: Path) -> None:
@@ -155,10 +166,7 @@ def test_load_data_with_groups_runs_as_before(
     write_pipeline(plain.with_modules([make_module("LoadData", 6, settings, note=""), *plain.modules[4:]]), before)
     options = {"mask_images": ["DNA", "Signal"], "objects": ["Nuclei"], "package": package}
     after = insert(before, tmp_path / "after.cppipe", brightfield="Brightfield", **options)
-    had, has = (
-        run_pipeline(path, images, tmp_path / path.stem / "results", cellprofiler=cellprofiler)
-        for path in (before, after)
-    )
+    had, has = run_both(before, after, images=images, out=tmp_path, cellprofiler=cellprofiler)
     assert_all_kept(had, has)
     image = pd.read_csv(has / "Image.csv")
     assert list(image["Group_Number"]) == [1, 2]
@@ -255,10 +263,7 @@ def test_example_human_runs_as_before(
         objects=["Nuclei", "PH3", "Cells"],
         package=package,
     )
-    plain, kept = (
-        run_pipeline(path, example / "images", tmp_path / path.stem / "results", cellprofiler=cellprofiler)
-        for path in (pipeline, after)
-    )
+    plain, kept = run_both(pipeline, after, images=example / "images", out=tmp_path, cellprofiler=cellprofiler)
     assert_all_kept(plain, kept)
     before, image = (next(folder.rglob("*Image.csv")) for folder in (plain, kept))
     before, image = pd.read_csv(before), pd.read_csv(image)
@@ -300,10 +305,7 @@ def test_example_sbs_runs_as_before(
         objects=["Nuclei"],
         package=package,
     )
-    plain, kept = (
-        run_pipeline(path, images, tmp_path / path.stem / "results", cellprofiler=cellprofiler)
-        for path in (before, after)
-    )
+    plain, kept = run_both(before, after, images=images, out=tmp_path, cellprofiler=cellprofiler)
     assert_all_kept(plain, kept)
 
 
@@ -353,9 +355,6 @@ def test_pipelines_of_experts_run_as_before(
     before = tmp_path / "before.cppipe"
     write_pipeline(pipeline.with_modules([*pipeline.modules, human.modules[-1]]), before)
     after = insert(before, tmp_path / "after.cppipe", package=package, **options)
-    plain, kept = (
-        run_pipeline(path, images, tmp_path / path.stem / "results", cellprofiler=cellprofiler)
-        for path in (before, after)
-    )
+    plain, kept = run_both(before, after, images=images, out=tmp_path, cellprofiler=cellprofiler)
     assert_all_kept(plain, kept)
     assert pd.read_csv(next(plain.rglob("*Image.csv")))["Count_Nuclei"][0] > 5
