@@ -288,11 +288,11 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
         for index in track(range(len(validation)), "Predicting the validation images", len(validation))
     ]
     gate_threshold, gate_open = _gate(found, validation, fitted.trials)
-    chosen = _choose(recipe, settings, fitted, found, validation, gate_open)
+    chosen = _choose(recipe, settings, fitted, found, validation, gate_open, gate_threshold)
     verdicts = _verdicts(found, chosen, gate_threshold, gate_open, binning)
     if gate_threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
         ungated = np.ones_like(gate_open)
-        alone = _choose(recipe, settings, fitted, found, validation, ungated)
+        alone = _choose(recipe, settings, fitted, found, validation, ungated, None)
         # a classifier that looks at an artifact's company is told by images that were changed
         made = [one for one, _ in fitted.trials]
         by_objects = _verdicts([*found, *made], alone, None, ungated, binning)
@@ -357,6 +357,7 @@ def _choose(
     found: list[Found],
     validation: Split,
     gate_open: NDArray[np.bool_],
+    gate_threshold: float | None,
 ) -> Cutoffs:
     maps = [one.map for one in found]
     area = validation.binning**2
@@ -381,6 +382,11 @@ def _choose(
             area_of_pixel=area,
             cutoff=settings.cutoff,
             smallest_artifact_px=settings.smallest_artifact_px,
+            trials=[
+                (one.map, artifact)
+                for one, artifact in fitted.trials
+                if gate_threshold is None or (one.image_probability or 0.0) >= gate_threshold
+            ],
         )
     return choose_by_images(
         maps,

@@ -50,12 +50,13 @@ def choose_by_labels(
     area_of_pixel: int,
     cutoff: float | None = None,
     smallest_artifact_px: int | None = None,
+    trials: Sequence[tuple[Map, bool]] = (),
 ) -> Cutoffs:
     """Choose without any mask.
 
     The cutoff is the one at which what is found in the images that the classifier lets pass agrees best with the
     pseudo-labels; the smallest artifact is the smallest size at which "an object survives" agrees best with the image
-    labels.
+    labels, and of several sizes best on the trials.
 
     Parameters
     ----------
@@ -67,6 +68,9 @@ def choose_by_labels(
         Pixels of the full image in one of the working resolution.
     cutoff, smallest_artifact_px : optional
         Given ones are kept.
+    trials : sequence of (ndarray, bool)
+        Maps (y, x) of images that were made from these and that the classifier lets pass, and whether an artifact is in
+        them. They decide only where the images themselves do not, as in `best_gate_threshold`.
 
     Returns
     -------
@@ -83,11 +87,15 @@ def choose_by_labels(
         cutoff = max(CUTOFFS, key=agreement)
     if smallest_artifact_px is None:
         largest = _largest_objects(probabilities, cutoff) * area_of_pixel
+        largest_made = _largest_objects([map_ for map_, _ in trials], cutoff) * area_of_pixel
+        truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
 
-        def image_f1(size: int) -> float:
-            return float(np.nan_to_num(count_agreement(artifact, gate_open & (largest >= max(size, 1))).f1))
+        def agrees(size: int) -> tuple[float, float]:
+            least = max(size, 1)
+            on_images = count_agreement(artifact, gate_open & (largest >= least)).f1
+            return float(np.nan_to_num(on_images)), _share_right(truth_of_made, largest_made >= least)
 
-        smallest_artifact_px = max(SMALLEST, key=image_f1)
+        smallest_artifact_px = max(SMALLEST, key=agrees)
     return Cutoffs(float(cutoff), int(smallest_artifact_px))
 
 
@@ -176,8 +184,7 @@ def choose_by_images(
         largest = _largest_objects(maps, value) * area_of_pixel
         for size in SMALLEST if smallest_artifact_px is None else (smallest_artifact_px,):
             found = largest >= max(size, 1)
-            right = (float(found[artifact].mean()) + float((~found[~artifact]).mean())) / 2
-            scored.append((right, Cutoffs(float(value), int(size))))
+            scored.append((_share_right(artifact, found), Cutoffs(float(value), int(size))))
     best = max(right for right, _ in scored)
     equal = [pair for right, pair in scored if right >= best - 1e-9]
     return equal[len(equal) // 2]
@@ -190,9 +197,16 @@ def cutoffs_of_scores(maps: Sequence[Map], number: int = 60) -> list[float]:
     return [float(level) for level in np.unique(levels)]
 
 
+def _share_right(truth: Mask, found: Mask) -> float:
+    """Mean of the shares of artifact and of clean images (images,) that are called right, of the classes there are."""
+    shares = [float((found[truth == is_artifact] == is_artifact).mean()) for is_artifact in np.unique(truth)]
+    return float(np.mean(shares)) if shares else 0.0
+
+
 def _largest_objects(maps: Sequence[Map], cutoff: float) -> NDArray[np.int64]:
     """Pixels of the largest object of each map."""
-    return np.array([np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) for map_ in maps])
+    sizes = [np.bincount(artifact_objects(map_, cutoff=cutoff).ravel())[1:].max(initial=0) for map_ in maps]
+    return np.array(sizes, np.int64)
 
 
 def best_gate_threshold(

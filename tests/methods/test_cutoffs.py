@@ -64,6 +64,17 @@ def test_a_closed_gate_hides_false_alarms_from_the_choice_by_labels_too(maps, tr
     )
 
 
+def test_images_that_were_changed_decide_on_the_size_where_the_images_themselves_do_not(maps, truth):
+    """Behind the gate the speck of 9 pixels costs nothing on clean images; where artifacts were painted out it does."""
+    asked = {"pseudo_labels": truth, "artifact": LABELS, "gate_open": LABELS, "area_of_pixel": 1}
+    made = [(maps[1], False), (maps[0], True)]
+    assert choose_by_labels(maps, **asked).smallest_artifact_px == 0
+    assert choose_by_labels(maps, **asked, trials=made).smallest_artifact_px == 20
+    open_gate = asked | {"gate_open": OPEN}
+    other = [(maps[1], True), (maps[0], True)]
+    assert choose_by_labels(maps, **open_gate, trials=other).smallest_artifact_px == 20, "what was made comes second"
+
+
 def test_given_values_are_kept(maps, truth):
     by_labels = choose_by_labels(
         maps,
