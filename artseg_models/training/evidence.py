@@ -180,7 +180,7 @@ def pseudo_labels(
     """
     labels: list[NDArray[np.bool_]] = []
     passes: Passes | None = None
-    for index in track(range(len(split)), f"ScoreCAM on the {name} images", len(split)):
+    for index in track(range(len(split)), f"Looking for evidence in the {name} images", len(split)):
         if not split.artifact[index] and settings.clean_images == "empty":
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
