@@ -9,8 +9,9 @@ pixel contributes to it: integrated gradients (Sundararajan et al. 2017), from t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ _BACKGROUND = 2.0
 """Details are what a blur of so many strides between positions takes away: its standard deviation."""
 _BLUR = 0.5
 """Contributions jump from pixel to pixel; so many strides are the standard deviation of their blur."""
+
+_BATCH_PX = 2_000_000
+"""Pixels that go through the network at once."""
 
 Map = NDArray[np.float32]
 
@@ -85,9 +89,15 @@ def look(
     attributed : bool
         Ask also what each pixel contributes.
     """
-    found = [_one_view(network, image, turn, level, attributed) for turn in _turns(image, turned)]
-    contributions = np.stack([cast(Map, one) for _, one in found]) if attributed else None
-    return Views(np.stack([odds for odds, _ in found]), contributions, network.stride)
+    turns = _turns(image, turned)
+    # in batches, which take a fraction of the time that one view after the other takes, but not of any size
+    each = max(1, _BATCH_PX // (_STEPS * image.shape[-2] * image.shape[-1]))
+    batches = [turns[start : start + each] for start in range(0, len(turns), each)]
+    odds = np.concatenate([_above(network, image, some, level) for some in batches])
+    contributions = None
+    if attributed:
+        contributions = np.concatenate([_contributions(network, image, some, level) for some in batches])
+    return Views(odds, contributions, network.stride)
 
 
 def position_evidence(
@@ -103,9 +113,7 @@ def position_evidence(
 @torch.inference_mode()
 def position_odds(network: ResNet, image: Tensor, *, turned: bool = False) -> Tensor:
     """Log-odds of an artifact at each pixel (y, x), the mean of all views if wanted; see `look`."""
-    return torch.stack([_back(_at_pixels(network, _turned(image, turn)), turn) for turn in _turns(image, turned)]).mean(
-        0
-    )
+    return _odds(network, image, _turns(image, turned)).mean(0)
 
 
 #: quarter turns, and whether the image is mirrored before
@@ -130,24 +138,32 @@ def _back(turned: Tensor, turn: _Turn) -> Tensor:
     return image.flip(-1) if mirrored else image
 
 
-def _one_view(
-    network: ResNet, image: Tensor, turn: _Turn, level: Tensor | None, attributed: bool
-) -> tuple[Map, Map | None]:
-    """Give the log-odds above the level (y, x), and what pixels contribute (y, x), of one view turned back."""
-    with torch.inference_mode():
-        odds = _back(_at_pixels(network, _turned(image, turn)), turn)
-        above = F.relu(odds if level is None else odds - level).cpu().numpy()
-    if not attributed:
-        return above, None
+def _odds(network: ResNet, image: Tensor, turns: Sequence[_Turn]) -> Tensor:
+    """Give the log-odds (views, y, x) of views, turned back."""
+    answers = _at_pixels(network, torch.cat([_turned(image, turn) for turn in turns]))
+    return torch.stack([_back(one, turn) for one, turn in zip(answers.unbind(), turns, strict=True)])
+
+
+@torch.inference_mode()
+def _above(network: ResNet, image: Tensor, turns: Sequence[_Turn], level: Tensor | None) -> NDArray[np.float32]:
+    """Give the log-odds above the level (views, y, x) of views, turned back."""
+    odds = _odds(network, image, turns)
+    return F.relu(odds if level is None else odds - level).cpu().numpy()
+
+
+def _contributions(network: ResNet, image: Tensor, turns: Sequence[_Turn], level: Tensor | None) -> NDArray[np.float32]:
+    """Give what pixels contribute to the log-odds above the level (views, y, x), turned back."""
     # gradients cannot be had of what was made in inference mode
     with torch.inference_mode(False), torch.enable_grad():
         details, steps = _towards(image.clone(), network.stride)
-        steps = _turned(steps, turn).requires_grad_()
-        answers = network.log_odds(steps)
+        views = torch.cat([_turned(steps, turn) for turn in turns]).requires_grad_()
+        answers = network.log_odds(views)
         total = F.relu(answers if level is None else answers - level.clone()).sum()
-        [slope] = torch.autograd.grad(total, steps)
-    contributed = _back(slope.mean(0)[0], turn) * details
-    return above, contributed.cpu().numpy()
+        [slopes] = torch.autograd.grad(total, views)
+    means = slopes.reshape(len(turns), _STEPS, *details.shape).mean(1)
+    return (
+        torch.stack([_back(one, turn) * details for one, turn in zip(means.unbind(), turns, strict=True)]).cpu().numpy()
+    )
 
 
 def _towards(image: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -164,15 +180,15 @@ def _blurred(one: Map, sigma: float) -> Map:
     return blurred
 
 
-def _at_pixels(network: ResNet, image: Tensor) -> Tensor:
-    """Draw what the positions answer out to the pixels of their image, (y, x).
+def _at_pixels(network: ResNet, images: Tensor) -> Tensor:
+    """Draw what the positions answer out to the pixels of their images (n, 1, y, x): (n, y, x).
 
     Position (i, j) looks at the surroundings of pixel (i * stride, j * stride): padding makes it so in each of a
     ResNet's strided layers. Resizing as if positions were tiles would put all of it half a stride too far on.
     """
-    answers = network.log_odds(image)
-    (rows, columns), (height, width) = answers.shape[-2:], image.shape[-2:]
+    answers = network.log_odds(images)
+    (rows, columns), (height, width) = answers.shape[-2:], images.shape[-2:]
     between = (network.stride * (rows - 1) + 1, network.stride * (columns - 1) + 1)
     drawn = F.interpolate(answers[None], size=between, mode="bilinear", align_corners=True)
     rest = (0, max(0, width - between[1]), 0, max(0, height - between[0]))
-    return F.pad(drawn, rest, mode="replicate")[0, 0, :height, :width]
+    return F.pad(drawn, rest, mode="replicate")[0, :, :height, :width]
