@@ -16,12 +16,12 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 from torch.nn import functional as F
 
 from artseg_models.networks.resnet import ResNet
 from artseg_models.scorecam import Evidence
+from artseg_models.training.fields import Array, blurred
 
 _STEPS = 2
 """Steps between the image without its details and the image: contributions are means over them."""
@@ -29,11 +29,8 @@ _BACKGROUND = 2.0
 """Details are what a blur of so many strides between positions takes away: its standard deviation."""
 _BLUR = 0.5
 """Contributions jump from pixel to pixel; so many strides are the standard deviation of their blur."""
-
 _BATCH_PX = 2_000_000
 """Pixels that go through the network at once."""
-
-Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,13 @@ class Views:
         return type(self)(self.odds[some], contributions, self.stride)
 
     @property
-    def evidence(self) -> Map:
+    def evidence(self) -> Array:
         """(y, x) float32, at least 0: the mean of the odds; with contributions, its geometric mean with theirs."""
         odds = self.odds.mean(axis=0)
         if self.contributions is None:
             return odds
-        contributed = _blurred(self.contributions.mean(axis=0), _BLUR * self.stride)
-        return np.sqrt(np.maximum(contributed, 0) * _blurred(odds, _BLUR * self.stride))
+        contributed = blurred(self.contributions.mean(axis=0), _BLUR * self.stride)
+        return np.sqrt(np.maximum(contributed, 0) * blurred(odds, _BLUR * self.stride))
 
 
 def look(
@@ -168,16 +165,10 @@ def _contributions(network: ResNet, image: Tensor, turns: Sequence[_Turn], level
 
 def _towards(image: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Give the details (y, x) of an image (1, 1, y, x), and it with ever more of them, (steps, 1, y, x)."""
-    background = torch.from_numpy(_blurred(image[0, 0].cpu().numpy(), _BACKGROUND * stride)).to(image.device)
+    background = torch.from_numpy(blurred(image[0, 0].cpu().numpy(), _BACKGROUND * stride)).to(image.device)
     details = image[0, 0] - background
     shares = ((step + 0.5) / _STEPS for step in range(_STEPS))
     return details, torch.stack([background + share * details for share in shares])[:, None]
-
-
-def _blurred(one: Map, sigma: float) -> Map:
-    blurred = np.empty_like(one)
-    ndimage.gaussian_filter(one, sigma, output=blurred)
-    return blurred
 
 
 def _at_pixels(network: ResNet, images: Tensor) -> Tensor:

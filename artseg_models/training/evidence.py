@@ -186,15 +186,19 @@ def pseudo_labels(
             continue
         image = split.images[index]
         file = run / "scorecam" / name / f"{index:06d}.npy"
+        largest: np.float32 | None = None
         if not file.exists():
             passes = passes or passes_of(network, run, settings=settings, split=split, device=device)
             found = evidence_of(network, image, settings=settings, levels=levels, passes=passes, device=device)
+            largest = found.evidence.max()
             with whole_file(file) as temporary:
                 np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
         evidence = np.load(file, allow_pickle=False).astype(np.float32)
         label = drawn_label(image, evidence, settings, refinement)
         if refinement is not None:
-            label = _looked_again(network, image, label, index, settings, refinement, levels=levels, device=device)
+            label = _looked_again(
+                network, image, label, index, settings, refinement, largest=largest, levels=levels, device=device
+            )
             if refinement.edges == "contrast" and refinement.convincing:
                 label = convincing_parts(
                     network,
@@ -228,10 +232,14 @@ def _looked_again(
     settings: ScoreCAMSettings,
     refinement: RefinementSettings,
     *,
+    largest: np.float32 | None,
     levels: Tensor | None,
     device: str,
 ) -> NDArray[np.bool_]:
-    """Add to a label (y, x) what shows once all that was found is painted out, as often as the settings ask for."""
+    """Add to a label (y, x) what shows once all that was found is painted out, as often as the settings ask for.
+
+    `largest` is the most evidence of the first look; None where that look was an earlier call's, which kept it scaled.
+    """
     # evidence is coarser than what it points at: painted out, its edges are what a second look would find
     if refinement.looks == 1 or refinement.edges != "contrast" or not label.any():
         return label
@@ -240,7 +248,8 @@ def _looked_again(
         batch = as_batch(at, device)
         return look(network, batch, level=levels, turned=settings.turned, attributed=settings.attributed).evidence
 
-    largest = looked(image).max()
+    if largest is None:
+        largest = looked(image).max()
     random = np.random.default_rng(index)
     for _ in range(1, refinement.looks):
         rest = as_normalised(painted_out(image, label, random), image)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -165,6 +166,13 @@ def padded_to_multiple(array: Array, multiple: int) -> Array:
     """Pad (y, x) by reflection at the bottom and right to multiples of `multiple`."""
     height, width = array.shape
     return np.pad(array, ((0, -height % multiple), (0, -width % multiple)), mode="reflect")
+
+
+def blurred(image: Array, sigma: float) -> Array:
+    """Blur an image (y, x) float32 by a Gaussian of so many pixels; it goes on by reflection beyond its border."""
+    result = np.empty_like(image)
+    ndimage.gaussian_filter(image, sigma, output=result)
+    return result
 
 
 def augmented(

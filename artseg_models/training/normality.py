@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.files import write_json
 from artseg_models.fill import fit_undisturbed_background
 from artseg_models.progress import track
 from artseg_models.training.configuration import RefinementSettings
-from artseg_models.training.fields import Array, Split, binned, enlarged
+from artseg_models.training.fields import Array, Split, binned, blurred, enlarged
 from artseg_models.training.refinement import drawn_to_edges
 from artseg_models.transplant import connected_parts
 
@@ -108,10 +107,10 @@ def describe(image: Array) -> Array:
         (features, y / 2, x / 2) float32: contrast between neighbouring sizes, brightness at the largest, and strength
         of texture at the finest.
     """
-    smooth = [_blurred(image, size) for size in _SIZES]
+    smooth = [blurred(image, size) for size in _SIZES]
     contrasts = [finer - coarser for finer, coarser in itertools.pairwise(smooth)]
     textures = [
-        np.sqrt(_blurred((image - coarse) ** 2, 2 * size))
+        np.sqrt(blurred((image - coarse) ** 2, 2 * size))
         for coarse, size in zip(smooth[:_TEXTURED], _SIZES, strict=False)
     ]
     return np.stack([binned(feature, _STEP) for feature in (*contrasts, smooth[-1], *textures)])
@@ -133,7 +132,7 @@ def off_background(image: Array) -> Array:
     shape = image.shape[0], image.shape[1]
     coarse = _COARSE if min(shape) >= 8 * _COARSE else 1
     background = fit_undisturbed_background(binned(image, coarse)).astype(np.float32)
-    return np.abs(_blurred(image, _BRIGHTNESS) - enlarged(background, coarse, shape))
+    return np.abs(blurred(image, _BRIGHTNESS) - enlarged(background, coarse, shape))
 
 
 def fit_normality(training: Split, file: Path, *, share: float, seed: int) -> Normality:
@@ -223,9 +222,3 @@ def level_of(artifact: Sequence[Array], clean: Sequence[Array], share: float) ->
 def _above(maps: Sequence[Array], level: float) -> float:
     """Say which share of the area of maps (y, x) lies at or above a level."""
     return sum(int((map_ >= level).sum()) for map_ in maps) / max(1, sum(map_.size for map_ in maps))
-
-
-def _blurred(image: Array, size: float) -> Array:
-    blurred = np.empty_like(image)
-    ndimage.gaussian_filter(image, size, output=blurred)
-    return blurred

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings
-from artseg_models.training.fields import Array
+from artseg_models.training.fields import Array, blurred
 from artseg_models.transplant import connected_parts
 
 Mask = NDArray[np.bool_]
@@ -54,8 +54,7 @@ def drawn_to_edges(image: Array, evidence: Array, settings: RefinementSettings) 
     reached = evidence >= settings.reach
     if not reached.any():
         return found
-    smooth = np.empty_like(image)
-    ndimage.gaussian_filter(image, _BLUR, output=smooth)
+    smooth = blurred(image, _BLUR)
     areas = connected_parts(reached)
     boxes = cast("list[tuple[slice, slice]]", ndimage.find_objects(areas))
     for number, box in enumerate(boxes, start=1):
