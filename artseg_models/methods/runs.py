@@ -287,28 +287,27 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
         method.predict(validation.images[index])
         for index in track(range(len(validation)), "Predicting the validation images", len(validation))
     ]
-    gate_threshold, gate_open = _gate(found, validation, fitted.trials)
-    chosen = _choose(recipe, settings, fitted, found, validation, gate_open, gate_threshold)
-    verdicts = _verdicts(found, chosen, gate_threshold, gate_open, binning)
-    if gate_threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
-        ungated = np.ones_like(gate_open)
-        alone = _choose(recipe, settings, fitted, found, validation, ungated, None)
+    gate = _gate(found, validation, fitted.trials)
+    chosen = _choose(recipe, settings, fitted, found, validation, gate)
+    if gate.threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
+        alone = _choose(recipe, settings, fitted, found, validation, _NO_GATE)
         # a classifier that looks at an artifact's company is told by images that were changed
-        made = [one for one, _ in fitted.trials]
-        by_objects = _verdicts([*found, *made], alone, None, ungated, binning)
-        by_gate = np.array([*verdicts, *((one.image_probability or 0.0) >= gate_threshold for one in made)])
+        shown = [*found, *(one for one, _ in fitted.trials)]
         truth = np.array([*validation.artifact, *(artifact for _, artifact in fitted.trials)])
-        if count_agreement(truth, by_objects).f1 >= count_agreement(truth, by_gate).f1:
-            gate_threshold, chosen, verdicts = None, alone, by_objects[: len(found)]
-    maps = [one.map for one in found]
+        by_gate, by_objects = (
+            count_agreement(truth, _verdicts(shown, cutoffs, one, binning)).f1
+            for one, cutoffs in ((gate, chosen), (_NO_GATE, alone))
+        )
+        if by_objects >= by_gate:
+            gate, chosen = _NO_GATE, alone
+    verdicts = _verdicts(found, chosen, gate, binning)
     sample = _sample(validation, found, settings)
     write_image(run / "sample.tiff", sample.pixels, pixel_size_um=sample.pixel_size_um)
     measured: dict[str, float] = {"image_f1": _image_f1(validation, verdicts)}
     scores = [one.map.max() if one.image_probability is None else one.image_probability for one in found]
     warn_of_chance(np.array(scores, np.float64), validation.artifact)
     if fitted.pseudo_labels is not None:
-        passed = gate_open if gate_threshold is not None else np.ones_like(gate_open)
-        predicted = [(map_ >= chosen.cutoff) & passes for map_, passes in zip(maps, passed, strict=True)]
+        predicted = [(one.map >= chosen.cutoff) & gate.passes(one) for one in found]
         measured["pseudo_label_iou"] = pooled_iou(fitted.pseudo_labels, predicted)
     write_json(
         run / "result.json",
@@ -318,7 +317,7 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
             **fitted.networks,
             "cutoff": chosen.cutoff,
             "smallest_artifact_px": chosen.smallest_artifact_px,
-            "gate_threshold": gate_threshold,
+            "gate_threshold": gate.threshold,
             "pixel_size_um": sample.pixel_size_um,
             "training": {
                 "source": labels.source.resolve().parent.name if labels.source.is_file() else labels.source.name,
@@ -338,16 +337,27 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     shutil.rmtree(cache)
 
 
-def _gate(
-    found: list[Found], validation: Split, trials: Sequence[tuple[Found, bool]]
-) -> tuple[float | None, NDArray[np.bool_]]:
-    """Choose the gate of a method with a classifier, and say which validation images it lets pass."""
+@dataclass(frozen=True)
+class _Gate:
+    """What lets an image pass to the U-Net: the classifier's probability of artifact, from the threshold on."""
+
+    threshold: float | None
+
+    def passes(self, one: Found) -> bool:
+        """Whether there is no gate, or it opens."""
+        return self.threshold is None or (one.image_probability or 0.0) >= self.threshold
+
+
+_NO_GATE = _Gate(None)
+
+
+def _gate(found: list[Found], validation: Split, trials: Sequence[tuple[Found, bool]]) -> _Gate:
+    """Choose the gate of a method with a classifier."""
     probabilities = [one.image_probability for one in found if one.image_probability is not None]
     if len(probabilities) < len(found):
-        return None, np.ones(len(found), np.bool_)
+        return _NO_GATE
     made = [(one.image_probability or 0.0, artifact) for one, artifact in trials]
-    threshold = best_gate_threshold(np.array(probabilities), validation.artifact, trials=made)
-    return threshold, np.array(probabilities) >= threshold
+    return _Gate(best_gate_threshold(np.array(probabilities), validation.artifact, trials=made))
 
 
 def _choose(
@@ -356,10 +366,10 @@ def _choose(
     fitted: Fitted,
     found: list[Found],
     validation: Split,
-    gate_open: NDArray[np.bool_],
-    gate_threshold: float | None,
+    gate: _Gate,
 ) -> Cutoffs:
     maps = [one.map for one in found]
+    gate_open = np.array([gate.passes(one) for one in found], np.bool_)
     area = validation.binning**2
     # scores have no natural cutoffs, probabilities do
     cutoffs = cutoffs_of_scores(maps) if recipe.learns_from == "clean" else CUTOFFS
@@ -382,11 +392,7 @@ def _choose(
             area_of_pixel=area,
             cutoff=settings.cutoff,
             smallest_artifact_px=settings.smallest_artifact_px,
-            trials=[
-                (one.map, artifact)
-                for one, artifact in fitted.trials
-                if gate_threshold is None or (one.image_probability or 0.0) >= gate_threshold
-            ],
+            trials=[(one.map, artifact) for one, artifact in fitted.trials if gate.passes(one)],
         )
     return choose_by_images(
         maps,
@@ -398,23 +404,17 @@ def _choose(
     )
 
 
-def _verdicts(
-    found: list[Found],
-    chosen: Cutoffs,
-    gate_threshold: float | None,
-    gate_open: NDArray[np.bool_],
-    binning: int,
-) -> NDArray[np.bool_]:
-    """Call each validation image an artifact or not: by the gate, else by whether an object survives."""
-    if gate_threshold is not None:
-        return gate_open
+def _verdicts(found: list[Found], chosen: Cutoffs, gate: _Gate, binning: int) -> NDArray[np.bool_]:
+    """Call each image an artifact or not: by the gate, without one by whether an object survives."""
+    if gate.threshold is not None:
+        return np.array([gate.passes(one) for one in found], np.bool_)
     smallest = -(-chosen.smallest_artifact_px // binning**2)
     return np.array(
         [
             artifact_objects(one.map, cutoff=chosen.cutoff, smallest_artifact_px=smallest).max(initial=0) > 0
             for one in found
         ],
-        dtype=np.bool_,
+        np.bool_,
     )
 
 

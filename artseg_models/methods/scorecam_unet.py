@@ -375,6 +375,8 @@ _QUICK: Mapping[str, Any] = {
 #: beyond the paper: every link of the chain that a study of the rungs found weak is mended, from the same labels
 _BEST: Mapping[str, Any] = {
     **_QUICK,
+    # where one class is rare, as many of the other as of it are too few to learn from
+    "balance": "repeat",
     # few strong places decide, at a fine stride: evidence comes to lie on the artifact, specks are not averaged away
     "classifier": merged(QUICK_CLASSIFIER, {"depth": 10, "layers": 2, "positions": 8, "schedule": {"epochs": 60}}),
     "scorecam": {**QUICK_SCORECAM, "source": "positions", "turned": True, "attributed": True, "cutoff": 0.3},

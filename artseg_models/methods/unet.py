@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from artseg_models.methods.protocol import Fitted, Found, Recipe
-from artseg_models.training.configuration import QUICK_UNET, SegmenterSettings, UNetSettings
+from artseg_models.training.configuration import QUICK_UNET, Balance, SegmenterSettings, UNetSettings
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.kinds import drawn_kinds
 from artseg_models.training.loop import load_weights
@@ -22,7 +22,7 @@ class SupervisedUNetSettings(SegmenterSettings):
     """Settings of the supervised U-Net; the defaults are the paper's."""
 
     unet: UNetSettings = UNetSettings()
-    balance: Literal["sample", "weight", "none"] = Field(
+    balance: Balance = Field(
         default="none", description="As many clean as artifact images in each epoch; pixels are not balanced."
     )
     cutoff: float | None = Field(

@@ -67,7 +67,7 @@ def train_classifier(
         Gets checkpoint, weights and history, see `train_network`.
     settings : ClassifierSettings
         Schedule and augmentation.
-    balance : {"sample", "weight", "none"}
+    balance : {"sample", "repeat", "weight", "none"}
         See `balanced_draw` and `class_weights`.
     seed : int
         Seed of the run.

@@ -294,12 +294,18 @@ class RunSettings(Settings):
     )
 
 
+#: see `artseg_models.training.sampling.balanced_draw` and `class_weights`
+Balance = Literal["sample", "repeat", "weight", "none"]
+
+
 class SupervisedSettings(RunSettings):
     """What the methods that learn clean against artifact have in common."""
 
-    balance: Literal["sample", "weight", "none"] = Field(
+    balance: Balance = Field(
         default="sample",
-        description="As many clean as artifact images in each epoch, by sampling or by weights; or neither.",
+        description="How clean and artifact images come to count alike in each epoch. sample: as many of each as there "
+        "are of the rarer. repeat: half of each, as many in all as there are images, the rarer repeated. weight: each "
+        "once, weighed in the loss. none: each once.",
     )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="fp32",

@@ -15,15 +15,30 @@ PixelLabel = NDArray[np.bool_] | NDArray[np.int8]
 
 
 def balanced_draw(artifact: NDArray[np.bool_], balance: str, random: np.random.Generator) -> NDArray[np.int64]:
-    """Draw the images of one epoch, as shuffled indices; with "sample" as many clean as artifact ones.
+    """Draw the images of one epoch, as shuffled indices.
 
-    The larger class is drawn anew in every epoch, so that all its images take part in the end.
+    Parameters
+    ----------
+    artifact : ndarray
+        (images,) bool: which of them hold an artifact.
+    balance : {"sample", "repeat", "weight", "none"}
+        sample: as many clean as artifact ones, those of the smaller class; of the larger others in every epoch, so that
+        all take part in the end. repeat: as many in all as there are, half of each class, where images of the smaller
+        one come more than once. weight, none: each once.
+    random : numpy.random.Generator
+        Source of chance.
     """
-    if balance != "sample":
+    if balance not in ("sample", "repeat"):
         return random.permutation(len(artifact))
     classes = [np.flatnonzero(artifact), np.flatnonzero(~artifact)]
-    count = min(map(len, classes))
-    return random.permutation(np.concatenate([random.permutation(members)[:count] for members in classes]))
+    count = min(map(len, classes)) if balance == "sample" else -(-len(artifact) // 2)
+    return random.permutation(np.concatenate([_drawn(members, count, random) for members in classes]))
+
+
+def _drawn(members: NDArray[np.int64], count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Draw so many, each as often as any other, give or take one."""
+    times = -(-count // len(members))
+    return np.concatenate([random.permutation(members) for _ in range(times)])[:count]
 
 
 def class_weights(artifact: NDArray[np.bool_], balance: str) -> NDArray[np.float32]:

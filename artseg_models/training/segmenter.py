@@ -69,7 +69,7 @@ def train_unet(
         Gets checkpoint, weights and history, see `train_network`.
     settings : UNetSettings
         Schedule, augmentation and crops.
-    balance : {"sample", "weight", "none"}
+    balance : {"sample", "repeat", "weight", "none"}
         See `balanced_draw`.
     seed : int
         Seed of the run.

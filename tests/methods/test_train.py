@@ -192,6 +192,17 @@ def test_sampling_draws_as_many_clean_as_artifact_images():
     assert sorted(balanced_draw(artifact, "none", random)) == list(range(100))
 
 
+def test_repeating_draws_as_many_images_as_there_are_and_each_of_the_rarer_alike():
+    artifact = np.arange(101) < 7
+    draws = [balanced_draw(artifact, "repeat", np.random.default_rng(seed)) for seed in range(20)]
+    assert all(len(draw) == 102 and artifact[draw].sum() == 51 for draw in draws)
+    counts = [np.bincount(draw, minlength=101) for draw in draws]
+    assert all(set(count[:7]) == {7, 8} and count[7:].max() == 1 for count in counts)
+    assert (sum(counts) > 0).all(), "in the end every image takes part"
+    even = np.arange(10) < 5
+    assert sorted(balanced_draw(even, "repeat", np.random.default_rng(0))) == list(range(10))
+
+
 def test_weights_make_both_classes_count_the_same():
     artifact = np.arange(100) < 7
     clean_weight, artifact_weight = class_weights(artifact, "weight")
@@ -213,6 +224,15 @@ def test_made_images_choose_the_gate_only_where_real_ones_leave_it_open():
     hard = [(0.001, True)] * 300 + [(0.6, False)] * 10 + [(0.95, True)] * 10
     assert 0.6 < best_gate_threshold(*real, trials=hard) < 0.8
     assert best_gate_threshold(*real, trials=[]) == pytest.approx(0.5)
+
+
+def test_one_doubtful_real_image_does_not_open_the_gate_to_painted_ones():
+    """Four artifacts near 0 and four clean images near 1 are lost anyway: a few more or less tell nothing."""
+    probabilities = np.concatenate([np.full(46, 0.95), np.full(4, 0.02), np.full(46, 0.05), np.full(4, 0.97), [0.3]])
+    artifact = np.array([True] * 50 + [False] * 50 + [True])
+    painted = [(0.4, False)] * 20 + [(0.6, True)] * 60
+    assert 0.05 < best_gate_threshold(probabilities, artifact) < 0.3
+    assert 0.4 < best_gate_threshold(probabilities, artifact, trials=painted) < 0.6
 
 
 def test_pseudo_labels_by_number_and_by_otsu():
