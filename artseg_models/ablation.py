@@ -107,6 +107,8 @@ RUNGS: tuple[Rung, ...] = (
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
     Rung("always_edges", "best, always drawn to edges", settings={"refinement": {"edges": "contrast"}}),
+    Rung("own_scale", "best, evidence measured by each image alone", settings={"refinement": {"scale": "image"}}),
+    Rung("without_repeat", "best with as many images as the rarer class has", settings={"balance": "sample"}),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),
     Rung("self_training", "best and one round of self-training", settings=_SELF),
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),
@@ -334,8 +336,6 @@ def _known(folder: Path, rung: Rung, *, seed: int, settings: Mapping[str, Any]) 
             if stage is None or stage in known or (run / name / "uncalibrated.pt").exists():
                 continue
             known[stage] = run / name
-            if stage.endswith("classifier"):
-                known["scorecam"] = run / "scorecam"
     return known
 
 
@@ -348,6 +348,8 @@ def _stages_of(configuration: Mapping[str, Any]) -> dict[str, str]:
     first = {**common, "classifier": configuration["classifier"]}
     twice = configuration["synthesis"]["classifier"] > 0
     stages = {"first_classifier" if twice else "classifier": first}
+    evidence = {name: value for name, value in configuration["scorecam"].items() if name != "cutoff"}
+    stages["scorecam"] = {**first, "evidence": evidence}
     labels = {**first, **{name: configuration[name] for name in ("scorecam", "refinement", "unet", "masks")}}
     learned = {**labels, "pasted": {key: configuration["synthesis"][key] for key in ("unet", "invented")}}
     again, rounds = configuration["self_training"], configuration["self_training"]["rounds"]

@@ -35,7 +35,7 @@ from artseg_models.training.configuration import (
     merged,
     require_evidence,
 )
-from artseg_models.training.evidence import levels_of_clean, pseudo_labels
+from artseg_models.training.evidence import levels_of_clean, look_for_evidence, pseudo_labels, typical_evidence
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.kinds import named_kinds, sets_of_kinds, telling, with_kinds
 from artseg_models.training.loop import load_weights
@@ -233,6 +233,18 @@ class ScoreCAMUNet:
                 device=device,
             )
             refinement = refinement.model_copy(update={"edges": edges})
+        typical = None
+        if refinement.scale == "shared" and refinement.edges == "evidence":
+            look_for_evidence(
+                self._classifier,
+                training,
+                folder,
+                "train",
+                settings=settings.scorecam,
+                levels=levels,
+                device=device,
+            )
+            typical = typical_evidence(folder, "train")
         return {
             name: [
                 with_unsure_edges(mask, refinement.unsure_px)
@@ -245,6 +257,7 @@ class ScoreCAMUNet:
                     refinement=refinement,
                     normality=normality,
                     levels=levels,
+                    typical=typical,
                     device=device,
                 )
             ]
@@ -379,9 +392,10 @@ _BEST: Mapping[str, Any] = {
     "balance": "repeat",
     # few strong places decide, at a fine stride: evidence comes to lie on the artifact, specks are not averaged away
     "classifier": merged(QUICK_CLASSIFIER, {"depth": 10, "layers": 2, "positions": 8, "schedule": {"epochs": 60}}),
-    "scorecam": {**QUICK_SCORECAM, "source": "positions", "turned": True, "attributed": True, "cutoff": 0.3},
+    "scorecam": {**QUICK_SCORECAM, "source": "positions", "turned": True, "attributed": True, "cutoff": 0.35},
     "refinement": {
         "edges": "either",
+        "scale": "shared",
         # far enough that whole artifacts are covered, but only from where the evidence is strong
         "reach": 0.03,
         "peak": 0.1,

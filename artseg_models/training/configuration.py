@@ -156,6 +156,11 @@ class RefinementSettings(Settings):
         "the image departs from the surroundings; for maps of layer 1 or 2. either: as views of the "
         "same validation image, turned and mirrored, agree better; needs scorecam.source=positions.",
     )
+    scale: Literal["image", "shared"] = Field(
+        default="image",
+        description="With evidence: what it is measured by. image, as in the paper: the image's largest. shared: the "
+        "geometric mean of that and of the median over training images, so that little evidence says less than much.",
+    )
     reach: float = Field(
         default=0.1, gt=0, lt=1, description="With contrast: pixels of the map below it point at nothing."
     )

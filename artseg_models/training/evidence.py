@@ -143,6 +143,65 @@ def evidence_of(
     )
 
 
+def look_for_evidence(
+    network: ResNet,
+    split: Split,
+    run: Path,
+    name: str,
+    *,
+    settings: ScoreCAMSettings,
+    levels: Tensor | None,
+    device: str,
+) -> None:
+    """Keep the evidence of every image of a split that gets a pseudo-label by it, but for what is there already.
+
+    Parameters
+    ----------
+    network : ResNet
+        The trained classifier.
+    split : Split
+        The images.
+    run : Path
+        Gets ``scorecam/NAME/`` (NPZ): ``evidence`` (y, x) float16, 0..1 within the image, and ``largest``, what is 1.
+    name : str
+        Of the split.
+    settings : ScoreCAMSettings
+        How evidence is made.
+    levels : Tensor, optional
+        From `levels_of_clean`.
+    device : str
+        Where the network is.
+    """
+    passes: Passes | None = None
+    missing = [at for at in _pointed_at(split, settings) if not _evidence_file(run, name, at).exists()]
+    for index in track(missing, f"Looking for evidence in the {name} images", len(missing)):
+        passes = passes or passes_of(network, run, settings=settings, split=split, device=device)
+        found = evidence_of(
+            network, split.images[index], settings=settings, levels=levels, passes=passes, device=device
+        )
+        with whole_file(_evidence_file(run, name, index)) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, evidence=found.normalised.astype(np.float16), largest=found.evidence.max())
+
+
+def typical_evidence(run: Path, name: str) -> float:
+    """Give the median over images of a split of their largest evidence, from `look_for_evidence`; 1 without any."""
+    largest: list[float] = []
+    for file in sorted((run / "scorecam" / name).glob("*.npz")):
+        with np.load(file) as kept:
+            largest.append(float(kept["largest"]))
+    some = [one for one in largest if one > 0]
+    return float(np.median(some)) if some else 1.0
+
+
+def _pointed_at(split: Split, settings: ScoreCAMSettings) -> list[int]:
+    """Which images (by their places) get a pseudo-label by their evidence; those of the others are empty."""
+    return [at for at in range(len(split)) if split.artifact[at] or settings.clean_images == "own-map"]
+
+
+def _evidence_file(run: Path, name: str, index: int) -> Path:
+    return run / "scorecam" / name / f"{index:06d}.npz"
+
+
 def pseudo_labels(
     network: ResNet,
     split: Split,
@@ -154,6 +213,7 @@ def pseudo_labels(
     device: str,
     refinement: RefinementSettings | None = None,
     normality: Normality | None = None,
+    typical: float | None = None,
 ) -> list[NDArray[np.bool_]]:
     """Make evidence and pseudo-label (y, x) of every image of a split, or take those that are there.
 
@@ -164,7 +224,7 @@ def pseudo_labels(
     split : Split
         The images.
     run : Path
-        Gets ``scorecam/NAME/`` (float16, 0..1) and ``pseudo_masks/NAME/`` (PNG).
+        Gets what `look_for_evidence` keeps, and ``pseudo_masks/NAME/`` (PNG).
     name : str
         Of the split.
     settings : ScoreCAMSettings
@@ -177,27 +237,34 @@ def pseudo_labels(
         How evidence becomes a label; as in the paper without it.
     normality : Normality, optional
         What it says cannot be clean joins the labels, drawn to its edges.
+    typical : float, optional
+        From `typical_evidence`, for labels that are evidence: it is measured by the geometric mean of this and of the
+        image's largest; without, as in the paper, by the image's largest alone.
     """
+    look_for_evidence(network, split, run, name, settings=settings, levels=levels, device=device)
+    pointed_at = set(_pointed_at(split, settings))
     labels: list[NDArray[np.bool_]] = []
-    passes: Passes | None = None
-    for index in track(range(len(split)), f"Looking for evidence in the {name} images", len(split)):
-        if not split.artifact[index] and settings.clean_images == "empty":
+    for index in track(range(len(split)), f"Labelling pixels of the {name} images", len(split)):
+        if index not in pointed_at:
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
         image = split.images[index]
-        file = run / "scorecam" / name / f"{index:06d}.npy"
-        largest: np.float32 | None = None
-        if not file.exists():
-            passes = passes or passes_of(network, run, settings=settings, split=split, device=device)
-            found = evidence_of(network, image, settings=settings, levels=levels, passes=passes, device=device)
-            largest = found.evidence.max()
-            with whole_file(file) as temporary:
-                np.save(temporary, found.normalised.astype(np.float16), allow_pickle=False)
-        evidence = np.load(file, allow_pickle=False).astype(np.float32)
+        with np.load(_evidence_file(run, name, index)) as kept:
+            evidence, largest = kept["evidence"].astype(np.float32), float(kept["largest"])
+        if typical is not None:
+            evidence *= np.float32(np.sqrt(largest / typical))
         label = drawn_label(image, evidence, settings, refinement)
         if refinement is not None:
             label = _looked_again(
-                network, image, label, index, settings, refinement, largest=largest, levels=levels, device=device
+                network,
+                image,
+                label,
+                index,
+                settings,
+                refinement,
+                largest=largest,
+                levels=levels,
+                device=device,
             )
             if refinement.edges == "contrast" and refinement.convincing:
                 label = convincing_parts(
@@ -232,29 +299,24 @@ def _looked_again(
     settings: ScoreCAMSettings,
     refinement: RefinementSettings,
     *,
-    largest: np.float32 | None,
+    largest: float,
     levels: Tensor | None,
     device: str,
 ) -> NDArray[np.bool_]:
     """Add to a label (y, x) what shows once all that was found is painted out, as often as the settings ask for.
 
-    `largest` is the most evidence of the first look; None where that look was an earlier call's, which kept it scaled.
+    `largest` is the most evidence of the first look.
     """
     # evidence is coarser than what it points at: painted out, its edges are what a second look would find
     if refinement.looks == 1 or refinement.edges != "contrast" or not label.any():
         return label
-
-    def looked(at: Array) -> Array:
-        batch = as_batch(at, device)
-        return look(network, batch, level=levels, turned=settings.turned, attributed=settings.attributed).evidence
-
-    if largest is None:
-        largest = looked(image).max()
     random = np.random.default_rng(index)
     for _ in range(1, refinement.looks):
         rest = as_normalised(painted_out(image, label, random), image)
+        batch = as_batch(rest, device)
+        views = look(network, batch, level=levels, turned=settings.turned, attributed=settings.attributed)
         # by the scale of the first look: what is left need not hold anything
-        more = drawn_label(rest, np.minimum(looked(rest) / largest, 1), settings, refinement)
+        more = drawn_label(rest, np.minimum(views.evidence / np.float32(largest), 1), settings, refinement)
         # more than all before is no rest: the classifier takes the paint for an artifact
         if not more.any() or np.count_nonzero(more) > np.count_nonzero(label):
             break

@@ -25,7 +25,7 @@ from artseg_models.training.agreement import edges_by_agreement
 from artseg_models.training.chance import warn_of_chance
 from artseg_models.training.classifier import new_classifier, train_classifier
 from artseg_models.training.configuration import ClassifierSettings, RefinementSettings, ScoreCAMSettings
-from artseg_models.training.evidence import levels_of_clean, pseudo_labels
+from artseg_models.training.evidence import levels_of_clean, pseudo_labels, typical_evidence
 from artseg_models.training.fields import Split, as_batch
 
 
@@ -196,6 +196,28 @@ def test_what_a_strong_artifact_hides_is_found_once_that_is_painted_out(tmp_path
     assert not found[1][faint].any()
     assert found[2][faint].mean() > 0.6
     assert found[5][~(strong | faint)].mean() < 0.05, "and where nothing is left nothing is found"
+
+
+def test_little_evidence_says_less_than_much_where_images_share_a_scale(tmp_path):
+    """Alone each speck is all that there is; beside specks many times as dark a faint one is nothing."""
+    y, x = np.mgrid[:96, :96]
+    rows, speck = ["image,label,split"], np.hypot(y - 48, x - 48) <= 14
+    random = np.random.default_rng(1)
+    for index, darkness in enumerate((20000, 20000, 1200)):
+        pixels = random.normal(30000, 1500, speck.shape) - darkness * speck
+        tifffile.imwrite(tmp_path / f"{index}.tif", pixels.astype(np.uint16))
+        rows.append(f"{index}.tif,artifact,train")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    split = Split.read(read_labels(tmp_path / "labels.csv").images, tmp_path / "cache", binning=1, plane=None)
+    asked = {"settings": ScoreCAMSettings(source="positions", cutoff=0.6), "levels": None, "device": "cpu"}
+    run = tmp_path / "run"
+    alone = pseudo_labels(cast(ResNet, Darkness()), split, run, "train", **asked)
+    shared = pseudo_labels(
+        cast(ResNet, Darkness()), split, run, "train", typical=typical_evidence(run, "train"), **asked
+    )
+    assert all(label[speck].any() for label in alone)
+    assert [bool(label.any()) for label in shared] == [True, True, False]
+    assert all((one[speck] == other[speck]).mean() > 0.9 for one, other in zip(alone[:2], shared[:2], strict=True))
 
 
 def test_what_only_positions_can_answer_is_refused_for_scorecam():
