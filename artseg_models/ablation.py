@@ -77,7 +77,7 @@ class Rung:
 
 #: From the paper's chain on small networks up to everything, everything without one part, and full supervision.
 RUNGS: tuple[Rung, ...] = (
-    Rung("supervised", "U-Net on drawn masks", method="unet", preset="quick"),
+    Rung("supervised", "U-Net on drawn masks", method="unet"),
     Rung("quick", "evidence at its cutoff = quick", preset="quick"),
     Rung(
         "positions",

@@ -32,9 +32,9 @@ def train(
     preset: Annotated[
         Literal["best", "quick", "paper"] | None,
         typer.Option(
-            help="best (scorecam-unet): small networks on binned images, minutes on a laptop; pseudo-labels from what "
-            "each pixel contributes, drawn to edges and tested part by part, artifacts pasted on clean images. quick: "
-            "the same networks, a plainer and somewhat faster way from labels to masks, which are far worse where that "
+            help="best (unet, scorecam-unet): small networks on binned images, minutes on a laptop; pseudo-labels from "
+            "what each pixel contributes, drawn to edges and tested part by part, artifacts pasted on clean images. "
+            "quick: the same networks, a plainer and faster way from labels to masks, which are far worse where that "
             "was measured. paper: as published (scorecam-unet: ResNet50 and the full U-Net for 150 epochs); for a GPU.",
             show_default="best; quick where a method has no best",
         ),

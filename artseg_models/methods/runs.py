@@ -81,8 +81,8 @@ def configure(
     ----------
     preset : str
         "paper" (the parameters of the method's own paper, and Ali et al.'s cutoffs), "quick" (small networks on
-        binned images, cutoffs chosen on validation: minutes on a laptop) or, for scorecam-unet, "best" (as quick, with
-        what brings its masks near those of drawn masks).
+        binned images, cutoffs chosen on validation: minutes on a laptop) or, for unet and scorecam-unet, "best" (as
+        quick, with a U-Net that is trained longer and, for scorecam-unet, what brings its masks near drawn ones).
     method : str
         One of `METHODS`.
     seed : int

@@ -22,6 +22,7 @@ from artseg_models.training.classifier import (
     train_classifier,
 )
 from artseg_models.training.configuration import (
+    BEST_UNET,
     QUICK_CLASSIFIER,
     QUICK_SCORECAM,
     QUICK_UNET,
@@ -405,6 +406,7 @@ _BEST: Mapping[str, Any] = {
         "normality": 0.8,
     },
     "synthesis": {"unet": 0.5, "classifier": 0.5},
+    "unet": BEST_UNET,
     "gate": "where-needed",
     "calibrate": True,
 }

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from artseg_models.methods.protocol import Fitted, Found, Recipe
-from artseg_models.training.configuration import QUICK_UNET, Balance, SegmenterSettings, UNetSettings
+from artseg_models.training.configuration import BEST_UNET, QUICK_UNET, Balance, SegmenterSettings, UNetSettings
 from artseg_models.training.fields import Array, Split
 from artseg_models.training.kinds import drawn_kinds
 from artseg_models.training.loop import load_weights
@@ -84,6 +84,6 @@ RECIPE = Recipe(
     summary="a U-Net trained on drawn masks (fully supervised; every artifact image needs a mask)",
     learns_from="masks",
     settings=SupervisedUNetSettings,
-    presets={"paper": {}, "quick": _QUICK},
+    presets={"paper": {}, "quick": _QUICK, "best": {**_QUICK, "unet": BEST_UNET}},
     make=SupervisedUNet,
 )

@@ -514,7 +514,7 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
 
 
 @pytest.mark.parametrize(
-    ("options", "preset"), [((), "best"), (("--preset", "quick"), "quick"), (("--method", "unet"), "quick")]
+    ("options", "preset"), [((), "best"), (("--preset", "quick"), "quick"), (("--method", "padim"), "quick")]
 )
 def test_best_is_what_artseg_train_takes_where_there_is_one(options, preset, monkeypatch, tmp_path):
     asked: dict[str, Any] = {}
@@ -528,8 +528,10 @@ def test_best_is_what_artseg_train_takes_where_there_is_one(options, preset, mon
     assert asked["preset"] == preset
 
 
-def test_best_is_for_the_method_that_learns_from_labels():
+def test_best_is_for_the_methods_that_learn_clean_against_artifact_pixels():
     assert configure("best").refinement.edges == "either"
     assert configure("quick").refinement.edges == "evidence"
+    # what labels are held against is trained as long
+    assert configure("best", method="unet").unet == configure("best").unet
     with pytest.raises(ArtSegError, match="paper, quick"):
-        configure("best", method="unet")
+        configure("best", method="padim")
