@@ -27,6 +27,8 @@ _SMALL = {
     "self_training": {"epochs": 1},
 }
 
+_DONE = ["supervised", "quick", "turned", "pasting", "best", "self_training"]
+
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,20 +38,14 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ladder(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation")
-    run_ablation(labels, out, rungs=["supervised", "quick", "pasting", "best", "self_training"], overrides=_SMALL)
+    run_ablation(labels, out, rungs=_DONE, overrides=_SMALL)
     return out
 
 
 def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(ladder, labels, tmp_path):
     found = run_ablation(labels, ladder, overrides=_SMALL, minutes=0)
     state = {one.rung.name: one.iou is not None for one in found}
-    assert [name for name, scored in state.items() if scored] == [
-        "supervised",
-        "quick",
-        "pasting",
-        "best",
-        "self_training",
-    ]
+    assert [name for name, scored in state.items() if scored] == _DONE
     assert len(found) == len(RUNGS)
     with open(ladder / "ablation.csv", newline="") as table:
         rows = {row["rung"]: row for row in csv.DictReader(table)}
@@ -68,7 +64,7 @@ def test_every_rung_is_scored_against_supervision_and_what_is_missing_is_named(l
 
 
 def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder):
-    runs = {name: ladder / "seed-0" / name / "run" for name in ("quick", "pasting", "best", "self_training")}
+    runs = {name: ladder / "seed-0" / name / "run" for name in _DONE}
     first = (runs["pasting"] / "classifier" / "network.pt").read_bytes()
     assert (runs["best"] / "first_classifier" / "network.pt").read_bytes() == first
     assert (runs["best"] / "classifier" / "network.pt").read_bytes() != first
@@ -77,6 +73,18 @@ def test_rungs_share_the_networks_that_they_have_in_common_and_no_others(ladder)
     assert (runs["best"] / "unet" / "uncalibrated.pt").read_bytes() == once
     assert (runs["quick"] / "classifier" / "network.pt").read_bytes() != first
     assert (runs["quick"] / "unet" / "network.pt").read_bytes() != once
+
+
+def test_rungs_share_evidence_only_where_it_is_made_alike(ladder):
+    """Without what pixels contribute it is another, from the same classifier."""
+    runs = {name: ladder / "seed-0" / name / "run" for name in ("turned", "pasting", "best")}
+    networks = {name: run / ("first_" * (name == "best") + "classifier") / "network.pt" for name, run in runs.items()}
+    assert len({file.read_bytes() for file in networks.values()}) == 1
+    maps = {name: sorted((run / "scorecam" / "train").iterdir()) for name, run in runs.items()}
+    of = {name: [np.load(file)["evidence"] for file in files] for name, files in maps.items()}
+    assert of["best"]
+    assert all(np.array_equal(one, other) for one, other in zip(of["pasting"], of["best"], strict=True))
+    assert not any(np.array_equal(one, other) for one, other in zip(of["turned"], of["best"], strict=True))
 
 
 def test_an_unknown_rung_is_refused_with_those_that_there_are(labels, tmp_path):
