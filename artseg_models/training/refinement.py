@@ -26,6 +26,8 @@ _BLUR = 0.7
 _STRENGTH = 0.9
 #: departures below so many standard deviations of the surroundings are none, but the strongest always count
 _NOISE, _ALWAYS = 3.0, 0.8
+#: what an artifact encloses belongs to it where the image's border closes it, along so much of what the artifact closes
+_OPEN = 0.5
 #: gaps of so many pixels between parts are part of the artifact, as those between the cells of a clump
 _GAP = 3
 
@@ -34,7 +36,7 @@ def drawn_to_edges(image: Array, evidence: Array, settings: RefinementSettings) 
     """Grow or shrink each connected area of a map to where the image departs from its surroundings.
 
     Dark and bright parts count alike. Each area is measured by itself, so that a strong artifact does not hide a
-    faint one; holes and narrow gaps are closed.
+    faint one; narrow gaps and holes are closed, those that open only to the image's border too.
 
     Parameters
     ----------
@@ -123,12 +125,24 @@ def _grown(mask: Mask, pixels: int) -> Mask:
 
 
 def _without_gaps(mask: Mask) -> Mask:
-    """Close gaps of a few pixels, then holes; the image's own border opens none."""
+    """Close gaps of a few pixels, then holes, those of artifacts that the image's border cuts among them."""
     y, x = np.ogrid[-_GAP : _GAP + 1, -_GAP : _GAP + 1]
     disc = y**2 + x**2 <= _GAP**2 + 1
     padded = np.pad(mask, _GAP, mode="edge")
     closed = np.asarray(ndimage.binary_closing(padded, disc), dtype=np.bool_)[_GAP:-_GAP, _GAP:-_GAP]
-    return np.asarray(ndimage.binary_fill_holes(closed), dtype=np.bool_)
+    return _filled_to_border(np.asarray(ndimage.binary_fill_holes(closed), dtype=np.bool_))
+
+
+def _filled_to_border(mask: Mask) -> Mask:
+    """Fill what a mask encloses but for a part along the image's border, as the rim of a bubble does there."""
+    regions, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(~mask))
+    border = np.zeros(mask.shape, np.bool_)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    along = np.bincount(regions[border], minlength=count + 1)
+    enclosed = np.bincount(regions[_grown(mask, 1) & ~mask], minlength=count + 1)
+    filled = along <= _OPEN * enclosed
+    filled[0] = False
+    return mask | filled[regions]
 
 
 def _touching(mask: Mask, seed: Mask) -> Mask:

@@ -80,6 +80,16 @@ def test_an_artifact_of_dark_and_bright_parts_is_measured_by_its_departure_and_h
     assert iou(drawn_to_edges(hollow, evidence / evidence.max(), EDGES), ring) > 0.85
 
 
+def test_a_bubble_that_the_border_cuts_is_full_and_a_fibre_across_a_corner_is_not():
+    bubble = disc((90, 110), (15, 60), 30)
+    rim = bubble & ~disc((90, 110), (15, 60), 24)
+    y, x = np.mgrid[:90, :110]
+    fibre = np.abs(y + x - 50) <= 3
+    for artifact, whole in ((rim, bubble), (fibre, fibre)):
+        evidence = ndimage.gaussian_filter(artifact.astype(np.float32), 3)
+        assert iou(drawn_to_edges(field(artifact, blur=0.5), evidence / evidence.max(), EDGES), whole) > 0.75
+
+
 def test_a_thin_artifact_and_a_faint_one_beside_a_strong_one_are_found():
     """Most of a thin one's seed is background, and its map is a fourth of the strong one's."""
     strong, thin = disc((90, 140), (45, 30), 12), np.zeros((90, 140), bool)
