@@ -107,6 +107,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung("without_normality", "best without what no clean image shows", settings=_NORMALITY),
     Rung("without_pasting", "best without pasting", settings=_PASTING),
     Rung("always_edges", "best, always drawn to edges", settings={"refinement": {"edges": "contrast"}}),
+    Rung("all_marked", "best, unmarked pixels of artifact images as clean", settings={"unet": {"unmarked": 1.0}}),
     Rung("own_scale", "best, evidence measured by each image alone", settings={"refinement": {"scale": "image"}}),
     Rung("without_repeat", "best with as many images as the rarer class has", settings={"balance": "sample"}),
     Rung("invented", "best, half of the pasted artifacts invented", settings=_INVENTED),

@@ -290,6 +290,8 @@ class ScoreCAMUNet:
         # few as they are, drawn masks make up a third of what is seen of artifact images
         repeats = np.ones(len(training), np.int64)
         repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, 2 * len(drawn))))
+        doubtful = training.artifact.copy()
+        doubtful[list(drawn)] = False
         train_unet(
             self._unet,
             training,
@@ -305,6 +307,7 @@ class ScoreCAMUNet:
             bf16=bf16,
             vary=vary,
             repeats=repeats if drawn else None,
+            doubtful=doubtful,
             kinds=sets,
         )
 
@@ -406,7 +409,8 @@ _BEST: Mapping[str, Any] = {
         "normality": 0.8,
     },
     "synthesis": {"unet": 0.5, "classifier": 0.5},
-    "unet": BEST_UNET,
+    # pseudo-labels are right where they mark, and miss parts
+    "unet": {**BEST_UNET, "unmarked": 0.3},
     "gate": "where-needed",
     "calibrate": True,
 }

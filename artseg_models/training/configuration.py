@@ -145,6 +145,13 @@ class UNetSettings(Settings):
         default=256, ge=32, description="Side of a training crop, in binned pixels, a multiple of 2**levels."
     )
     crops_per_image: int = Field(default=1, ge=1, description="Crops drawn from each image in an epoch.")
+    unmarked: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="How much pixels that no pseudo-label marks count in artifact images, against those of clean ones: "
+        "pseudo-labels miss parts of artifacts. Drawn masks miss none.",
+    )
 
 
 class RefinementSettings(Settings):

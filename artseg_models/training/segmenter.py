@@ -22,6 +22,8 @@ from artseg_models.training.sampling import PixelLabel, balanced_draw, random_cr
 _KINDS = 0.1
 #: weight of pixels that may be of several kinds against those of which the kind is known
 _UNCERTAIN = 0.25
+#: label of a pixel that is not marked, where that does not say that it is clean
+_UNMARKED = -2
 #: what is drawn in one stage of a run must not repeat in another
 _STAGE = 2
 #: changes a training image before it is cropped: takes its index, pixels and label and a source of chance
@@ -53,6 +55,7 @@ def train_unet(
     number: int = 0,
     vary: Vary | None = None,
     repeats: NDArray[np.int64] | None = None,
+    doubtful: NDArray[np.bool_] | None = None,
     kinds: NDArray[np.bool_] | None = None,
 ) -> None:
     """Train a U-Net in place, or go on where a killed run stopped.
@@ -83,6 +86,9 @@ def train_unet(
         Changes training images and their labels before they are cropped.
     repeats : ndarray, optional
         (images,) how often each training image is seen when it is drawn; once by default.
+    doubtful : ndarray, optional
+        (images,) bool: in which training images pixels that are not marked may be artifact all the same, and count as
+        much as ``settings.unmarked`` says.
     kinds : ndarray, optional
         (sets, kinds) bool: the kinds that artifacts may be of whose pixels have the value 2, 3 and so on in labels.
 
@@ -110,6 +116,8 @@ def train_unet(
                 image, label = training.images[index], training_labels[index]
                 if vary is not None:
                     image, label = vary(index, image, label, random)
+                if doubtful is not None and doubtful[index]:
+                    label = np.where(label == 0, _UNMARKED, label).astype(np.int8)
                 crops.append(random_crop(image, label, side, random))
             images = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
             targets = torch.from_numpy(np.stack([target for _, target in crops])[:, None].astype(np.float32))
@@ -124,7 +132,7 @@ def train_unet(
         images, targets = batch
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             logits = network.binned_logits(images)
-        return _loss(logits.float(), targets, sets)
+        return _loss(logits.float(), targets, sets, unmarked=settings.unmarked)
 
     def validation_loss() -> float:
         losses: list[float] = []
@@ -147,7 +155,7 @@ def train_unet(
     )
 
 
-def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None) -> Tensor:
+def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None, *, unmarked: float = 1.0) -> Tensor:
     """Mean cross-entropy over the pixels that are learned from; where kinds are told apart, theirs added.
 
     Parameters
@@ -155,13 +163,15 @@ def _loss(logits: Tensor, targets: Tensor, sets: Tensor | None) -> Tensor:
     logits : Tensor
         (batch, 1 + kinds, y, x).
     targets : Tensor
-        (batch, 1, y, x) float32, see `PixelLabel`.
+        (batch, 1, y, x) float32, see `PixelLabel`, or `_UNMARKED`.
     sets : Tensor, optional
         (sets, kinds) bool.
+    unmarked : float
+        Weight of pixels that are `_UNMARKED`.
     """
-    known = targets >= 0
+    weights = torch.where(targets == _UNMARKED, unmarked, (targets >= 0).float())
     losses = F.binary_cross_entropy_with_logits(logits[:, :1], (targets > 0).float(), reduction="none")
-    loss = (losses * known).sum() / known.sum().clamp(min=1)
+    loss = (losses * weights).sum() / weights.sum().clamp(min=1)
     return loss if sets is None else loss + _KINDS * _loss_of_kinds(logits[:, 1:], targets[:, 0], sets)
 
 

@@ -30,13 +30,14 @@ from artseg_models.methods import configure, train
 from artseg_models.report.training import write_training_sheet
 from artseg_models.suggest import doubt, suggest
 from artseg_models.training.calibration import best_temperature
-from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings, merged
+from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings, UNetSettings, merged
 from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.cutoffs import best_gate_threshold
 from artseg_models.training.fields import Split, WorkingImages
 from artseg_models.training.normality import fit_normality
 from artseg_models.training.refinement import UNSURE, drawn_to_edges, learned_label, with_unsure_edges
 from artseg_models.training.sampling import random_crop
+from artseg_models.training.segmenter import new_unet, probability_map, train_unet
 from artseg_models.training.synthesis import counterfactuals, pasting
 from artseg_models.transplant import Change, Cutout, changed, cutouts_of, painted_out, pasted, random_change
 
@@ -118,9 +119,52 @@ def test_an_area_without_a_peak_points_at_nothing():
     assert np.array_equal(peaks[:, :70], either[:, :70]), "what has a peak is drawn as before, far below it too"
 
 
+class InMemory(list[np.ndarray]):
+    def shape(self, index: int) -> tuple[int, ...]:
+        return self[index].shape
+
+
 def split_of(images: list[np.ndarray], artifact: list[bool]) -> Split:
     """A split of images that are in memory already."""
-    return Split(cast(WorkingImages, images), np.array(artifact), 1, None)
+    return Split(cast(WorkingImages, InMemory(images)), np.array(artifact), 1, None)
+
+
+@pytest.mark.parametrize("unmarked", [1.0, 0.1])
+def test_what_half_of_the_labels_miss_is_learned_where_unmarked_says_little(unmarked, tmp_path):
+    """Cells are on clean images too, and stay clean; discs are marked on every second image that has one."""
+    random = np.random.default_rng(0)
+    spot, cell = disc((32, 32), (10, 10), 5), disc((32, 32), (22, 22), 5)
+    artifact = np.arange(16) < 8
+    images = [(random.normal(0, 0.1, (32, 32)) + 3 * spot * one - 3 * cell).astype(np.float32) for one in artifact]
+    labels = [spot & (at % 2 == 0) & bool(one) for at, one in enumerate(artifact)]
+    split = split_of(images, list(artifact))
+    settings = UNetSettings.model_validate(
+        {
+            "width": 4,
+            "levels": 2,
+            "crop": 32,
+            "unmarked": unmarked,
+            "schedule": {"epochs": 30, "learning_rate": 0.01, "decay": "one-cycle", "batch": 8},
+        }
+    )
+    network = new_unet(settings, binning=1, seed=0, device="cpu")
+    train_unet(
+        network,
+        split,
+        labels,
+        split,
+        labels,
+        tmp_path / "unet",
+        settings=settings,
+        balance="none",
+        seed=0,
+        device="cpu",
+        bf16=False,
+        doubtful=artifact,
+    )
+    missed = probability_map(network, images[1], "cpu")
+    assert (missed[spot].mean() > 0.65) == (unmarked < 1)
+    assert missed[cell].mean() < 0.5
 
 
 def test_what_no_clean_image_shows_is_found_without_a_classifier(tmp_path):
@@ -542,6 +586,6 @@ def test_best_is_for_the_methods_that_learn_clean_against_artifact_pixels():
     assert configure("best").refinement.edges == "either"
     assert configure("quick").refinement.edges == "evidence"
     # what labels are held against is trained as long
-    assert configure("best", method="unet").unet == configure("best").unet
+    assert configure("best", method="unet").unet.schedule == configure("best").unet.schedule
     with pytest.raises(ArtSegError, match="paper, quick"):
         configure("best", method="padim")
