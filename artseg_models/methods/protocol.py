@@ -56,6 +56,8 @@ class Fitted:
     pseudo_labels : sequence of ndarray, optional
         (y, x) bool for each validation image at working resolution, where the method made labels for itself; the
         cutoff is chosen by them when it is chosen by labels.
+    unmarked : float
+        How much pixels count then, 0..1, that are found in artifact images where no pseudo-label marks any.
     trials : sequence of (Found, bool)
         What the method finds in validation images that it changed, and whether an artifact is left in them: the gate is
         chosen by them, too.
@@ -64,6 +66,7 @@ class Fitted:
     networks: Mapping[str, Mapping[str, Any]]
     epochs: Mapping[str, int]
     pseudo_labels: Sequence[NDArray[np.bool_]] | None = None
+    unmarked: float = 1.0
     trials: Sequence[tuple[Found, bool]] = ()
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

@@ -393,6 +393,7 @@ def _choose(
             cutoff=settings.cutoff,
             smallest_artifact_px=settings.smallest_artifact_px,
             trials=[(one.map, artifact) for one, artifact in fitted.trials if gate.passes(one)],
+            unmarked=fitted.unmarked,
         )
     return choose_by_images(
         maps,

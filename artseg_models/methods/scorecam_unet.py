@@ -160,6 +160,8 @@ class ScoreCAMUNet:
                 "unet": settings.unet.schedule.epochs + rounds * settings.self_training.epochs,
             },
             pseudo_labels=[label > 0 for label in labels["validation"]],
+            # half-way between what the U-Net learned and what the labels say
+            unmarked=float(np.sqrt(settings.unet.unmarked)),
             trials=[(self.predict(image), artifact) for image, artifact in changed],
             notes={
                 "scorecam": settings.scorecam.applied,

@@ -51,6 +51,7 @@ def choose_by_labels(
     cutoff: float | None = None,
     smallest_artifact_px: int | None = None,
     trials: Sequence[tuple[Map, bool]] = (),
+    unmarked: float = 1.0,
 ) -> Cutoffs:
     """Choose without any mask.
 
@@ -71,18 +72,23 @@ def choose_by_labels(
     trials : sequence of (ndarray, bool)
         Maps (y, x) of images that were made from these and that the classifier lets pass, and whether an artifact is in
         them. They decide only where the images themselves do not, as in `best_gate_threshold`.
+    unmarked : float
+        How much pixels count, 0..1, that are found in artifact images where no pseudo-label marks any.
 
     Returns
     -------
     Cutoffs
     """
     if cutoff is None:
+        weights = np.where(artifact, unmarked, 1.0)
 
         def agreement(value: float) -> float:
             # what is found in an image that the classifier does not let pass is dropped
-            return pooled_iou(
-                pseudo_labels, [(map_ >= value) & passes for map_, passes in zip(probabilities, gate_open, strict=True)]
-            )
+            found = [(map_ >= value) & passes for map_, passes in zip(probabilities, gate_open, strict=True)]
+            counts = [count_agreement(truth, one) for truth, one in zip(pseudo_labels, found, strict=True)]
+            beyond = float(np.dot(weights, [one.false_positive for one in counts]))
+            common, marked = (sum(one.true_positive for one in counts), sum(map(np.count_nonzero, pseudo_labels)))
+            return common / max(marked + beyond, 1)
 
         cutoff = max(CUTOFFS, key=agreement)
     if smallest_artifact_px is None:

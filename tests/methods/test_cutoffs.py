@@ -52,6 +52,18 @@ def test_a_closed_gate_hides_false_alarms_from_the_choice(maps, truth):
     assert chosen.smallest_artifact_px == 0
 
 
+def test_what_pseudo_labels_may_have_missed_speaks_less_against_a_cutoff(maps, truth):
+    """A second artifact is found from 0.35 on, with the rim of the first, which no label marks, or a clean image's."""
+    faint = np.full((40, 40), 0.02, np.float32)
+    faint[:5, :10] = 0.35
+    asked = {"pseudo_labels": [truth[0], faint > 0.3, truth[1]], "gate_open": np.full(3, True), "area_of_pixel": 1}
+    shown, artifact = [maps[0], faint, maps[1] * 0], np.array([True, True, False])
+    assert choose_by_labels(shown, artifact=artifact, **asked).cutoff > 0.35
+    assert choose_by_labels(shown, artifact=artifact, **asked, unmarked=0.5).cutoff < 0.35
+    shown[2][10:24, 10:24] = 0.35
+    assert choose_by_labels(shown, artifact=artifact, **asked, unmarked=0.5).cutoff > 0.35
+
+
 def test_a_closed_gate_hides_false_alarms_from_the_choice_by_labels_too(maps, truth):
     maps[1][20:40, 20:40] = 0.68  # in the clean image, surer than the artifact and larger
     behind = choose_by_labels(maps, pseudo_labels=truth, artifact=LABELS, gate_open=LABELS, area_of_pixel=1)
