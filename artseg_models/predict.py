@@ -252,7 +252,8 @@ def artifact_objects(
     if valid is not None:
         above &= valid
     objects: NDArray[np.int32] = np.asarray(label(above, connectivity=2), dtype=np.int32)
-    keep = np.bincount(objects.ravel()) >= smallest_artifact_px
+    # of artifact pixels alone: counting takes a copy in 64 bits
+    keep = np.bincount(objects[above], minlength=1) >= smallest_artifact_px
     keep[0] = False
     renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     return renumbered[objects]
