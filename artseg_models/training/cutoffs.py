@@ -81,14 +81,14 @@ def choose_by_labels(
     """
     if cutoff is None:
         weights = np.where(artifact, unmarked, 1.0)
+        marked = sum(map(np.count_nonzero, pseudo_labels))
 
         def agreement(value: float) -> float:
             # what is found in an image that the classifier does not let pass is dropped
             found = [(map_ >= value) & passes for map_, passes in zip(probabilities, gate_open, strict=True)]
             counts = [count_agreement(truth, one) for truth, one in zip(pseudo_labels, found, strict=True)]
             beyond = float(np.dot(weights, [one.false_positive for one in counts]))
-            common, marked = (sum(one.true_positive for one in counts), sum(map(np.count_nonzero, pseudo_labels)))
-            return common / max(marked + beyond, 1)
+            return sum(one.true_positive for one in counts) / max(marked + beyond, 1)
 
         cutoff = max(CUTOFFS, key=agreement)
     if smallest_artifact_px is None:
