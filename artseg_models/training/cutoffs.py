@@ -57,7 +57,7 @@ def choose_by_labels(
 
     The cutoff is the one at which what is found in the images that the classifier lets pass agrees best with the
     pseudo-labels; the smallest artifact is the smallest size at which "an object survives" agrees best with the image
-    labels, and of several sizes best on the trials.
+    labels; with trials the smallest that these and the images do not tell from the best, as in `best_gate_threshold`.
 
     Parameters
     ----------
@@ -92,16 +92,12 @@ def choose_by_labels(
 
         cutoff = max(CUTOFFS, key=agreement)
     if smallest_artifact_px is None:
-        largest = _largest_objects(probabilities, cutoff) * area_of_pixel
-        largest_made = _largest_objects([map_ for map_, _ in trials], cutoff) * area_of_pixel
+        sizes = np.array(SMALLEST)
+        least = np.maximum(sizes, 1)[:, np.newaxis]
+        found = gate_open & (_largest_objects(probabilities, cutoff) * area_of_pixel >= least)
+        found_made = _largest_objects([map_ for map_, _ in trials], cutoff) * area_of_pixel >= least
         truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
-
-        def agrees(size: int) -> tuple[float, float]:
-            least = max(size, 1)
-            on_images = count_agreement(artifact, gate_open & (largest >= least)).f1
-            return float(np.nan_to_num(on_images)), _share_right(truth_of_made, largest_made >= least)
-
-        smallest_artifact_px = max(SMALLEST, key=agrees)
+        smallest_artifact_px = sizes[_not_told_apart(found, artifact, found_made, truth_of_made)].min()
     return Cutoffs(float(cutoff), int(smallest_artifact_px))
 
 
@@ -234,22 +230,52 @@ def best_gate_threshold(
     -------
     float
         0..1: without trials that with the highest F1 on the images. With trials every threshold will do that is wrong
-        on one standard error more images than this one at most (Breiman et al. 1984), and of these it is the one that
-        calls the largest shares of trials right, of artifacts and of clean ones. Of several, the nearest to 0.5.
+        on one standard error more images than this one at most (Breiman et al. 1984), and of these every one that calls
+        no more than one standard error less of the trials right than the best, by the mean of the shares of artifacts
+        and of clean ones. Of several, the nearest to 0.5.
     """
     made = np.array([probability for probability, _ in trials], np.float64)
     truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
     steps = np.unique(np.concatenate([[0.0, 1.0], probabilities, made]))
     candidates = np.concatenate([[0.5], (steps[1:] + steps[:-1]) / 2])
-
-    def best_of(scores: Sequence[float]) -> NDArray[np.bool_]:
-        return np.isclose(scores, np.max(scores))
-
-    best = best_of([float(np.nan_to_num(count_agreement(artifact, probabilities >= one).f1)) for one in candidates])
-    if trials:
-        wrong = np.array([np.count_nonzero((probabilities >= one) != artifact) for one in candidates])
-        least = int(wrong[best].min())
-        candidates = candidates[wrong <= least + round(np.sqrt(least * (1 - least / len(artifact))))]
-        best = best_of([_share_right(truth_of_made, made >= one) for one in candidates])
-    candidates = candidates[best]
+    least = candidates[:, np.newaxis]
+    candidates = candidates[_not_told_apart(probabilities >= least, artifact, made >= least, truth_of_made)]
     return float(candidates[np.argmin(np.abs(candidates - 0.5))])
+
+
+def _not_told_apart(found: Mask, artifact: Mask, found_made: Mask, truth_of_made: Mask) -> Mask:
+    """Say which of several ways to call images are as good as the best, as far as these images can tell.
+
+    Parameters
+    ----------
+    found, artifact : ndarray
+        (ways, images) and (images,) bool: what is called an artifact, and what is one.
+    found_made, truth_of_made : ndarray
+        (ways, made) and (made,) bool: the same of made images. Without any, ways must be as good as the best exactly.
+
+    Returns
+    -------
+    ndarray
+        (ways,) bool, some of them True. Errors of both kinds of images have the standard error of a share that counts
+        one image more on either side (Laplace): none wrong among a few does not mean that none ever will be.
+    """
+    f1 = np.array([np.nan_to_num(count_agreement(artifact, one).f1) for one in found])
+    good: Mask = np.isclose(f1, f1.max())
+    if not truth_of_made.size:
+        return good
+    wrong = np.count_nonzero(found != artifact, axis=1)
+    least = int(wrong[good].min())
+    good = wrong <= least + round(len(artifact) * _standard_error(least, len(artifact)))
+    right = np.array([_share_right(truth_of_made, one) for one in found_made])
+    best = int(np.argmax(np.where(good, right, -1.0)))
+    classes = [truth_of_made == is_artifact for is_artifact in np.unique(truth_of_made)]
+    errors = [
+        _standard_error(np.count_nonzero((found_made[best] != truth_of_made)[one]), np.count_nonzero(one))
+        for one in classes
+    ]
+    return good & (right >= right[best] - np.linalg.norm(errors) / len(classes))
+
+
+def _standard_error(events: int, of: int) -> float:
+    share = (events + 1) / (of + 2)
+    return float(np.sqrt(share * (1 - share) / of))

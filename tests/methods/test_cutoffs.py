@@ -82,9 +82,28 @@ def test_images_that_were_changed_decide_on_the_size_where_the_images_themselves
     made = [(maps[1], False), (maps[0], True)]
     assert choose_by_labels(maps, **asked).smallest_artifact_px == 0
     assert choose_by_labels(maps, **asked, trials=made).smallest_artifact_px == 20
-    open_gate = asked | {"gate_open": OPEN}
-    other = [(maps[1], True), (maps[0], True)]
-    assert choose_by_labels(maps, **open_gate, trials=other).smallest_artifact_px == 20, "what was made comes second"
+    many = asked | {"artifact": np.tile(LABELS, 8), "gate_open": np.full(16, True), "pseudo_labels": truth * 8}
+    other = [(maps[1], True), (maps[0], True)] * 8
+    assert choose_by_labels(maps * 8, **many, trials=other).smallest_artifact_px == 20, "what was made comes second"
+
+
+def test_of_sizes_that_no_image_tells_apart_the_smallest_is_chosen(maps, truth):
+    """One of 20 clean images has an object of 400 pixels: dropping these would lose every artifact that is smaller."""
+    stain = np.zeros((40, 40), np.float32)
+    stain[:20, :20] = 0.9
+    artifact = np.full((40, 40), 0.0, np.float32)
+    artifact[:, :20] = 0.9
+    shown = [artifact] * 20 + [stain, *[maps[1] * 0] * 19]
+    asked = {
+        "pseudo_labels": [map_ > 0.5 for map_ in shown[:20]] + [np.zeros((40, 40), bool)] * 20,
+        "artifact": np.arange(40) < 20,
+        "gate_open": np.full(40, True),
+        "area_of_pixel": 1,
+    }
+    assert choose_by_labels(shown, **asked).smallest_artifact_px == 500
+    assert choose_by_labels(shown, **asked, trials=[(artifact, True), (maps[1] * 0, False)]).smallest_artifact_px == 0
+    painted = [(stain, False)] * 10 + [(artifact, True)] * 10
+    assert choose_by_labels(shown, **asked, trials=painted).smallest_artifact_px == 500, "painted-out images do tell"
 
 
 def test_given_values_are_kept(maps, truth):

@@ -235,6 +235,17 @@ def test_one_doubtful_real_image_does_not_open_the_gate_to_painted_ones():
     assert 0.4 < best_gate_threshold(probabilities, artifact, trials=painted) < 0.6
 
 
+def test_a_gate_stays_half_way_where_no_image_tells_why_not():
+    """The doubtful artifact lies at 0.2; of 40 made ones a threshold right above the clean images finds one more."""
+    probabilities = np.concatenate([np.full(18, 0.05), [0.2], np.full(17, 0.99)])
+    artifact = np.array([False] * 18 + [True] * 18)
+    made = [(0.01, False)] * 20 + [(0.97, True)] * 12 + [(0.02, True)] * 7 + [(0.06, True)]
+    assert best_gate_threshold(probabilities, artifact) == pytest.approx(0.125)
+    assert best_gate_threshold(probabilities, artifact, trials=made) == pytest.approx(0.5)
+    lower = [*made, *[(0.1, True)] * 20]
+    assert 0.05 < best_gate_threshold(probabilities, artifact, trials=lower) < 0.1, "twenty of them do tell"
+
+
 def test_pseudo_labels_by_number_and_by_otsu():
     evidence = np.zeros((20, 20), np.float32)
     evidence[5:10, 5:10] = 0.8
