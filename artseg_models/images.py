@@ -38,6 +38,8 @@ IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
 
 #: zlib's fastest: a map takes a third of the time that its default takes, in a file half as large again
 _COMPRESSION = 1
+#: pixels that are worked on at once, half a megabyte in 64 bits
+_BLOCK_PX = 65_536
 # The weights of skimage.color.rgb2gray, which CellProfiler uses when it loads a colour image as grey.
 _LUMINANCE = (0.2125, 0.7154, 0.0721)
 # A resolution tag outside this range speaks of a screen or a printer, not of a microscope.
@@ -228,21 +230,31 @@ def normalise(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -
     ArtSegError
         `valid` has another shape, or no pixel is valid.
     """
-    values = pixels.astype(np.float64)
     if valid is None:
-        # in place, and the mean taken off once: std() would take it off another copy
-        values -= values.mean()
-        values /= np.sqrt(np.square(values).mean()) + NORMALISATION_EPSILON
-        return values.astype(np.float32)
+        return _normalised_whole(pixels)
     if valid.shape != pixels.shape:
         raise ArtSegError(
             f"The mask of valid pixels has shape {valid.shape}, the image {pixels.shape}; make them alike."
         )
+    values = pixels.astype(np.float64)
     chosen = values[valid]
     if chosen.size == 0:
         raise ArtSegError("No pixel of the image is valid: the mask covers all of it.")
     scaled = (values - chosen.mean()) / (chosen.std() + NORMALISATION_EPSILON)
     return np.where(valid, scaled, 0.0).astype(np.float32)
+
+
+def _normalised_whole(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Normalise by blocks that stay in the processor's cache: no copy of a large image in 64 bits."""
+    step = max(1, _BLOCK_PX * len(pixels) // pixels.size)
+    blocks = [slice(start, start + step) for start in range(0, len(pixels), step)]
+    mean = pixels.mean(dtype=np.float64)
+    squares = sum(float(np.square(pixels[block] - mean).sum()) for block in blocks)
+    scale = np.sqrt(squares / pixels.size) + NORMALISATION_EPSILON
+    found = np.empty(pixels.shape, np.float32)
+    for block in blocks:
+        found[block] = (pixels[block] - mean) / scale
+    return found
 
 
 def write_image(

@@ -31,12 +31,8 @@ class Recipe(NamedTuple):
     overrides: Mapping[str, Any]
 
 
-#: a smaller classifier than that of `best`, so that the package is small to download; the U-Net learns for longer
-RECIPE = Recipe(
-    fields=480,
-    side=512,
-    overrides={"classifier": {"depth": 10, "width": 16}, "unet": {"schedule": {"epochs": 32}}},
-)
+#: a smaller classifier than that of `best`, so that the package is small to download
+RECIPE = Recipe(fields=480, side=512, overrides={"classifier": {"depth": 10, "width": 16}})
 
 
 def build(out: Path, work: Path, *, recipe: Recipe = RECIPE) -> Path:
