@@ -61,7 +61,8 @@ class ScoreCAMUNetSettings(SegmenterSettings):
     calibrate: bool = Field(
         default=False,
         description="Divide the logits of each network by a temperature chosen on validation, the classifier's by "
-        "image labels, the U-Net's by pseudo-labels, so that a probability says how often it is right.",
+        "image labels, the U-Net's by pseudo-labels, which also move them by an offset, so that a probability says how "
+        "often it is right.",
     )
     masks: int = Field(
         default=0,
@@ -72,6 +73,14 @@ class ScoreCAMUNetSettings(SegmenterSettings):
     cutoff: float | None = Field(
         default=0.001, ge=0, le=1, description="Cutoff of the U-Net's probability; None: chosen on validation."
     )
+
+    @property
+    def unmarked_on_validation(self) -> float:
+        """How much pixels that no pseudo-label marks count in artifact images, as cutoff and calibration are chosen.
+
+        Half-way between what the U-Net learned and what the labels say.
+        """
+        return float(np.sqrt(self.unet.unmarked))
 
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> Self:
@@ -147,7 +156,14 @@ class ScoreCAMUNet:
                 device=self._device,
                 kinds=named_kinds(validation.images.items, self._kinds) if self._kinds else None,
             )
-            calibrate_unet(self._unet, validation, labels["validation"], folder / "unet", device=self._device)
+            calibrate_unet(
+                self._unet,
+                validation,
+                labels["validation"],
+                folder / "unet",
+                device=self._device,
+                unmarked=settings.unmarked_on_validation,
+            )
         count = {"kinds": len(self._kinds)} if self._kinds else {}
         shapes = {
             "classifier": settings.classifier.shape,
@@ -160,8 +176,7 @@ class ScoreCAMUNet:
                 "unet": settings.unet.schedule.epochs + rounds * settings.self_training.epochs,
             },
             pseudo_labels=[label > 0 for label in labels["validation"]],
-            # half-way between what the U-Net learned and what the labels say
-            unmarked=float(np.sqrt(settings.unet.unmarked)),
+            unmarked=settings.unmarked_on_validation,
             trials=[(self.predict(image), artifact) for image, artifact in changed],
             notes={
                 "scorecam": settings.scorecam.applied,

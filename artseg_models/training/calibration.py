@@ -1,7 +1,8 @@
-"""Probabilities that mean what they say: a temperature for each network, chosen on validation (Guo et al. 2017).
+"""Probabilities that mean what they say, chosen on validation: a temperature (Guo et al. 2017), an offset (Platt 1999).
 
 A network that is too sure of itself has its logits divided by one number above 1, one that is too unsure by one below;
-the order of images and of pixels stays. The division goes into the last layer, so that every exported format has it.
+the U-Net's are moved by another, since pixels that no pseudo-label marks counted less as it learned. The order of
+images and of pixels stays. Both go into the last layer, so that every exported format has them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # pyright: ignore[reportUnknownVariableType]
+from scipy.optimize import minimize  # pyright: ignore[reportUnknownVariableType]
+from scipy.special import expit  # pyright: ignore[reportUnknownVariableType]
 from torch import nn
 
 from artseg_models.files import whole_file
@@ -33,12 +35,25 @@ _RANGE = (float(np.log(0.1)), float(np.log(10)))
 _PIXELS = 20_000
 
 
-def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """Find the number by which to divide logits for the smallest cross-entropy.
+class Calibration(NamedTuple):
+    """What makes logits right: divided by the temperature, the offset added."""
 
-    Before any image is seen, 1 is the likeliest (its logarithm is normal around 0, with a deviation of 1): a few labels
-    that are all told right, for which the sum is the smaller the smaller the number, do not make a network infinitely
-    sure.
+    temperature: float = 1.0
+    offset: float = 0.0
+
+
+def best_calibration(
+    logits: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    *,
+    weights: NDArray[np.float64] | None = None,
+    offset: bool = False,
+) -> Calibration:
+    """Find the calibration with the smallest cross-entropy.
+
+    Before any image is seen, none is the likeliest (the temperature's logarithm and the offset are normal around 0,
+    with a deviation of 1): a few labels that are all told right, for which the sum is the smaller the smaller the
+    temperature, do not make a network infinitely sure.
 
     Parameters
     ----------
@@ -46,51 +61,60 @@ def best_temperature(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> f
         (n,) of artifact against clean.
     truth : ndarray
         (n,) bool.
+    weights : ndarray, optional
+        (n,) 0..1: how much each counts; all the same by default.
+    offset : bool
+        Whether there may be one.
 
     Returns
     -------
-    float
-        0.1 to 10; 1 where one class is missing.
+    Calibration
+        The temperature 0.1 to 10; none where one class is missing.
     """
     if truth.all() or not truth.any():
-        return 1.0
-    signed = np.where(truth, logits, -logits)
+        return Calibration()
+    counted = np.ones(len(logits)) if weights is None else weights
+    signs = np.where(truth, 1.0, -1.0)
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signed / np.exp(log_temperature)).sum()) + log_temperature**2 / 2
+    def loss(asked: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        divided = logits / np.exp(asked[0])
+        moved = divided + asked[1]
+        value = np.dot(counted, np.logaddexp(0, -signs * moved)) + np.square(asked).sum() / 2
+        off = counted * (cast("NDArray[np.float64]", expit(moved)) - truth)
+        return float(value), asked + np.array([-np.dot(off, divided), off.sum()])
 
-    found = cast(Any, minimize_scalar(loss, bounds=_RANGE, method="bounded", options={"xatol": 1e-4}))
-    return float(np.exp(found.x))
+    limits = [_RANGE, (-np.inf, np.inf) if offset else (0.0, 0.0)]
+    found = cast(Any, minimize(loss, np.zeros(2), jac=True, bounds=limits, method="L-BFGS-B"))
+    return Calibration(float(np.exp(found.x[0])), float(found.x[1]))
 
 
 def calibrate_classifier(
     network: ResNet, validation: Split, folder: Path, *, device: str, kinds: NDArray[np.float32] | None = None
-) -> float:
-    """Calibrate a trained classifier by the labels of validation images; see `calibrate_unet`.
+) -> None:
+    """Calibrate a trained classifier by the labels of validation images, without offset; see `calibrate_unet`.
 
     Its answers for kinds of artifact have a temperature of their own, one for all of them, by `kinds`: (images, kinds)
-    float32 as `artseg_models.training.kinds.named_kinds` gives it. That of clean and artifact is returned.
+    float32 as `artseg_models.training.kinds.named_kinds` gives it.
     """
     _restore(network, folder)
     with torch.inference_mode():
         given = [network.logits_and_kinds(as_batch(validation.images[i], device)) for i in range(len(validation))]
     pairs = torch.cat([logits for logits, _ in given]).double().cpu().numpy()
-    temperature = best_temperature(pairs[:, 1] - pairs[:, 0], validation.artifact)
-    _divide(network.fc, slice(2), temperature)
-    logger.info("Classifier: logits divided by %.2f", temperature)
+    found = best_calibration(pairs[:, 1] - pairs[:, 0], validation.artifact)
+    _apply(network.fc, slice(2), found)
+    logger.info("Classifier: logits divided by %.2f", found.temperature)
     if kinds is not None:
         of_kinds = torch.cat([logits for _, logits in given]).double().cpu().numpy()
         known = ~np.isnan(kinds)
-        of_kind = best_temperature(of_kinds[known], kinds[known] > 0)
-        _divide(network.fc, slice(2, None), of_kind)
-        logger.info("Classifier: logits of kinds divided by %.2f", of_kind)
+        of_kind = best_calibration(of_kinds[known], kinds[known] > 0)
+        _apply(network.fc, slice(2, None), of_kind)
+        logger.info("Classifier: logits of kinds divided by %.2f", of_kind.temperature)
     _save(network, folder)
-    return temperature
 
 
 def calibrate_unet(
-    network: UNet, validation: Split, labels: Sequence[PixelLabel], folder: Path, *, device: str
-) -> float:
+    network: UNet, validation: Split, labels: Sequence[PixelLabel], folder: Path, *, device: str, unmarked: float = 1.0
+) -> None:
     """Calibrate a trained U-Net by the pixel labels of validation images.
 
     Parameters
@@ -106,15 +130,13 @@ def calibrate_unet(
         that was killed repeats bit for bit.
     device : str
         Where the network is.
-
-    Returns
-    -------
-    float
-        The temperature.
+    unmarked : float
+        How much pixels of artifact images count, 0..1, that no label marks.
     """
     _restore(network, folder)
     logits: list[NDArray[np.float64]] = []
     truth: list[NDArray[np.bool_]] = []
+    weights: list[NDArray[np.float64]] = []
     for index, label in enumerate(labels):
         with torch.inference_mode():
             found = network.logits_of_any_size(as_batch(validation.images[index], device))[0, 0].cpu().numpy()
@@ -122,11 +144,11 @@ def calibrate_unet(
         values, marks = found.ravel()[::step], label.ravel()[::step]
         logits.append(values[marks >= 0].astype(np.float64))
         truth.append(marks[marks >= 0] > 0)
-    temperature = best_temperature(np.concatenate(logits), np.concatenate(truth))
-    _divide(network.head, slice(1), temperature)
+        weights.append(np.where(truth[-1] | ~validation.artifact[index], 1.0, unmarked))
+    best = best_calibration(np.concatenate(logits), np.concatenate(truth), weights=np.concatenate(weights), offset=True)
+    _apply(network.head, slice(1), best)
     _save(network, folder)
-    logger.info("U-Net: logits divided by %.2f", temperature)
-    return temperature
+    logger.info("U-Net: logits divided by %.2f and moved by %+.2f", best.temperature, best.offset)
 
 
 def _restore(network: nn.Module, folder: Path) -> None:
@@ -138,10 +160,12 @@ def _restore(network: nn.Module, folder: Path) -> None:
     network.eval()
 
 
-def _divide(last: nn.Linear | nn.Conv2d, outputs: slice, temperature: float) -> None:
+def _apply(last: nn.Linear | nn.Conv2d, outputs: slice, found: Calibration) -> None:
     with torch.no_grad():
         for parameter in last.parameters():
-            parameter[outputs].div_(temperature)
+            parameter[outputs].div_(found.temperature)
+        if found.offset:
+            cast(torch.Tensor, last.bias)[outputs].add_(found.offset)
 
 
 def _save(network: nn.Module, folder: Path) -> None:

@@ -97,7 +97,7 @@ def choose_by_labels(
         found = gate_open & (_largest_objects(probabilities, cutoff) * area_of_pixel >= least)
         found_made = _largest_objects([map_ for map_, _ in trials], cutoff) * area_of_pixel >= least
         truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
-        smallest_artifact_px = sizes[_not_told_apart(found, artifact, found_made, truth_of_made)].min()
+        smallest_artifact_px = int(sizes[_not_told_apart(found, artifact, found_made, truth_of_made)].min())
     return Cutoffs(float(cutoff), int(smallest_artifact_px))
 
 
@@ -269,10 +269,7 @@ def _not_told_apart(found: Mask, artifact: Mask, found_made: Mask, truth_of_made
     right = np.array([_share_right(truth_of_made, one) for one in found_made])
     best = int(np.argmax(np.where(good, right, -1.0)))
     classes = [truth_of_made == is_artifact for is_artifact in np.unique(truth_of_made)]
-    errors = [
-        _standard_error(np.count_nonzero((found_made[best] != truth_of_made)[one]), np.count_nonzero(one))
-        for one in classes
-    ]
+    errors = [_standard_error(int((found_made[best] != truth_of_made)[one].sum()), int(one.sum())) for one in classes]
     return good & (right >= right[best] - np.linalg.norm(errors) / len(classes))
 
 

@@ -29,7 +29,7 @@ from artseg_models.labels import read_labels, write_labels
 from artseg_models.methods import configure, train
 from artseg_models.report.training import write_training_sheet
 from artseg_models.suggest import doubt, suggest
-from artseg_models.training.calibration import best_temperature
+from artseg_models.training.calibration import best_calibration
 from artseg_models.training.configuration import RefinementSettings, SelfTrainingSettings, UNetSettings, merged
 from artseg_models.training.convincing import convincing_parts
 from artseg_models.training.cutoffs import best_gate_threshold
@@ -543,15 +543,32 @@ def test_a_temperature_makes_over_and_underconfident_logits_right(factor):
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, 20_000)
     truth = random.random(20_000) < 1 / (1 + np.exp(-logits))
-    assert best_temperature(factor * logits, truth) == pytest.approx(factor, rel=0.06)
-    assert best_temperature(logits, np.ones(20_000, bool)) == 1
+    assert best_calibration(factor * logits, truth) == (pytest.approx(factor, rel=0.06), 0)
+    assert best_calibration(logits, np.ones(20_000, bool)) == (1, 0)
+
+
+@pytest.mark.parametrize("offset", [-1.5, 0.0, 2.0])
+def test_an_offset_makes_logits_right_that_lean_to_one_side(offset):
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, 20_000)
+    truth = random.random(20_000) < 1 / (1 + np.exp(-logits))
+    found = best_calibration(2 * (logits - offset), truth, offset=True)
+    assert found.temperature == pytest.approx(2, rel=0.06)
+    assert found.offset == pytest.approx(offset, abs=0.06)
+
+
+def test_what_counts_half_is_believed_half():
+    """Of the pixels at logit 0 half are marked; where the others count a third, three of four are artifact."""
+    truth = np.arange(4000) % 2 == 0
+    found = best_calibration(np.zeros(4000), truth, weights=np.where(truth, 1.0, 1 / 3), offset=True)
+    assert 1 / (1 + np.exp(-found.offset)) == pytest.approx(0.75, abs=0.002)
 
 
 def test_a_few_images_told_right_do_not_make_a_network_infinitely_sure():
     logits = np.array([-3.0, -2.0, -2.5, 2.0, 3.0, 2.5])
-    few = best_temperature(logits, logits > 0)
+    few, _ = best_calibration(logits, logits > 0)
     assert 0.4 < few < 1, "surer than it was"
-    many = best_temperature(np.tile(logits, 1000), np.tile(logits > 0, 1000))
+    many, _ = best_calibration(np.tile(logits, 1000), np.tile(logits > 0, 1000))
     assert many < few / 2
 
 
@@ -563,6 +580,8 @@ def test_both_networks_are_calibrated_and_keep_what_training_left(finished):
         ratio = kept[f"{last}.weight"] / used[f"{last}.weight"]
         assert ratio.std() < 1e-3 * ratio.mean(), "one temperature for all"
         assert 0.09 < float(ratio.mean()) < 11
+        moved = used[f"{last}.bias"] - kept[f"{last}.bias"] / ratio.mean()
+        assert (moved.abs().max() > 1e-4) == (network == "unet"), "only the U-Net's lean to one side"
         others = [key for key in kept if not key.startswith(f"{last}.")]
         assert all(torch.equal(kept[key], used[key]) for key in others)
 
