@@ -45,6 +45,7 @@ from artseg_models.training.cutoffs import (
     choose_by_labels,
     choose_by_masks,
     cutoffs_of_scores,
+    not_told_apart,
     pooled_iou,
 )
 from artseg_models.training.fields import Split, require_masks
@@ -292,13 +293,15 @@ def _train(labels: LabelSet, run: Path, recipe: Recipe, settings: RunSettings, b
     if gate.threshold is not None and isinstance(settings, SupervisedSettings) and settings.gate == "where-needed":
         alone = _choose(recipe, settings, fitted, found, validation, _NO_GATE)
         # a classifier that looks at an artifact's company is told by images that were changed
-        shown = [*found, *(one for one, _ in fitted.trials)]
-        truth = np.array([*validation.artifact, *(artifact for _, artifact in fitted.trials)])
-        by_gate, by_objects = (
-            count_agreement(truth, _verdicts(shown, cutoffs, one, binning)).f1
-            for one, cutoffs in ((gate, chosen), (_NO_GATE, alone))
+        made = [one for one, _ in fitted.trials]
+        ways = [(_NO_GATE, alone), (gate, chosen)]
+        as_good = not_told_apart(
+            np.array([_verdicts(found, cutoffs, one, binning) for one, cutoffs in ways]),
+            validation.artifact,
+            np.array([_verdicts(made, cutoffs, one, binning) for one, cutoffs in ways]),
+            np.array([artifact for _, artifact in fitted.trials], np.bool_),
         )
-        if by_objects >= by_gate:
+        if as_good[0]:
             gate, chosen = _NO_GATE, alone
     verdicts = _verdicts(found, chosen, gate, binning)
     sample = _sample(validation, found, settings)

@@ -327,8 +327,9 @@ class SupervisedSettings(RunSettings):
     gate: Literal["classifier", "where-needed"] = Field(
         default="classifier",
         description="Who calls an image clean. classifier: it decides, and what the U-Net found in a clean image is "
-        "dropped. where-needed: the U-Net overrules it, and the model has no gate, where on validation images its own "
-        "artifacts tell clean from artifact images as well as the classifier does.",
+        "dropped. where-needed: the U-Net overrules it, and the model has no gate, where its own artifacts tell clean "
+        "from artifact images as well as the classifier does, as far as validation images can say; changed ones are "
+        "asked where they cannot.",
     )
 
 

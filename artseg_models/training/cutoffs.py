@@ -97,7 +97,7 @@ def choose_by_labels(
         found = gate_open & (_largest_objects(probabilities, cutoff) * area_of_pixel >= least)
         found_made = _largest_objects([map_ for map_, _ in trials], cutoff) * area_of_pixel >= least
         truth_of_made = np.array([is_artifact for _, is_artifact in trials], np.bool_)
-        smallest_artifact_px = int(sizes[_not_told_apart(found, artifact, found_made, truth_of_made)].min())
+        smallest_artifact_px = int(sizes[not_told_apart(found, artifact, found_made, truth_of_made)].min())
     return Cutoffs(float(cutoff), int(smallest_artifact_px))
 
 
@@ -239,11 +239,11 @@ def best_gate_threshold(
     steps = np.unique(np.concatenate([[0.0, 1.0], probabilities, made]))
     candidates = np.concatenate([[0.5], (steps[1:] + steps[:-1]) / 2])
     least = candidates[:, np.newaxis]
-    candidates = candidates[_not_told_apart(probabilities >= least, artifact, made >= least, truth_of_made)]
+    candidates = candidates[not_told_apart(probabilities >= least, artifact, made >= least, truth_of_made)]
     return float(candidates[np.argmin(np.abs(candidates - 0.5))])
 
 
-def _not_told_apart(found: Mask, artifact: Mask, found_made: Mask, truth_of_made: Mask) -> Mask:
+def not_told_apart(found: Mask, artifact: Mask, found_made: Mask, truth_of_made: Mask) -> Mask:
     """Say which of several ways to call images are as good as the best, as far as these images can tell.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from artseg_models.training.cutoffs import choose_by_labels, choose_by_masks
+from artseg_models.training.cutoffs import choose_by_labels, choose_by_masks, not_told_apart
 
 
 @pytest.fixture
@@ -104,6 +104,26 @@ def test_of_sizes_that_no_image_tells_apart_the_smallest_is_chosen(maps, truth):
     assert choose_by_labels(shown, **asked, trials=[(artifact, True), (maps[1] * 0, False)]).smallest_artifact_px == 0
     painted = [(stain, False)] * 10 + [(artifact, True)] * 10
     assert choose_by_labels(shown, **asked, trials=painted).smallest_artifact_px == 500, "painted-out images do tell"
+
+
+@pytest.mark.parametrize(
+    ("second_wrong", "made_wrong", "as_good"),
+    [
+        (1, 0, [False, True]),  # real images leave both, and changed ones are for the second
+        (1, 20, [True, True]),
+        (5, 0, [True, False]),  # real images have told
+        (5, 20, [True, False]),
+    ],
+)
+def test_changed_images_say_only_what_real_ones_leave_open(second_wrong, made_wrong, as_good):
+    """Of 40 images the first way is right on all; of 40 changed ones it is wrong on 20, the second on fewer."""
+    artifact = np.arange(40) < 20
+    by_way, by_way_made = np.tile(artifact, (2, 1)), np.tile(artifact, (2, 1))
+    by_way[1, -second_wrong:] ^= True
+    by_way_made[0, :20] ^= True
+    by_way_made[1, :made_wrong] ^= True
+    found = not_told_apart(by_way, artifact, by_way_made, artifact)
+    assert found.tolist() == as_good
 
 
 def test_given_values_are_kept(maps, truth):
