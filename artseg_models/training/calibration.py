@@ -164,8 +164,7 @@ def _apply(last: nn.Linear | nn.Conv2d, outputs: slice, found: Calibration) -> N
     with torch.no_grad():
         for parameter in last.parameters():
             parameter[outputs].div_(found.temperature)
-        if found.offset:
-            cast(torch.Tensor, last.bias)[outputs].add_(found.offset)
+        cast(torch.Tensor, last.bias)[outputs].add_(found.offset)
 
 
 def _save(network: nn.Module, folder: Path) -> None:

@@ -557,7 +557,7 @@ def test_an_offset_makes_logits_right_that_lean_to_one_side(offset):
     assert found.offset == pytest.approx(offset, abs=0.06)
 
 
-def test_what_counts_half_is_believed_half():
+def test_what_counts_less_is_believed_less():
     """Of the pixels at logit 0 half are marked; where the others count a third, three of four are artifact."""
     truth = np.arange(4000) % 2 == 0
     found = best_calibration(np.zeros(4000), truth, weights=np.where(truth, 1.0, 1 / 3), offset=True)
