@@ -230,30 +230,28 @@ def normalise(pixels: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -
     ArtSegError
         `valid` has another shape, or no pixel is valid.
     """
-    if valid is None:
-        return _normalised_whole(pixels)
-    if valid.shape != pixels.shape:
+    if valid is not None and valid.shape != pixels.shape:
         raise ArtSegError(
             f"The mask of valid pixels has shape {valid.shape}, the image {pixels.shape}; make them alike."
         )
-    values = pixels.astype(np.float64)
-    chosen = values[valid]
-    if chosen.size == 0:
+    count = pixels.size if valid is None else int(np.count_nonzero(valid))
+    if not count:
         raise ArtSegError("No pixel of the image is valid: the mask covers all of it.")
-    scaled = (values - chosen.mean()) / (chosen.std() + NORMALISATION_EPSILON)
-    return np.where(valid, scaled, 0.0).astype(np.float32)
-
-
-def _normalised_whole(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Normalise by blocks that stay in the processor's cache: no copy of a large image in 64 bits."""
+    # in blocks that stay in the processor's cache: no copy of a large image in 64 bits
     step = max(1, _BLOCK_PX * len(pixels) // pixels.size)
     blocks = [slice(start, start + step) for start in range(0, len(pixels), step)]
-    mean = pixels.mean(dtype=np.float64)
-    squares = sum(float(np.square(pixels[block] - mean).sum()) for block in blocks)
-    scale = np.sqrt(squares / pixels.size) + NORMALISATION_EPSILON
+
+    def counted(block: slice) -> NDArray[Any]:
+        return pixels[block] if valid is None else pixels[block][valid[block]]
+
+    mean = sum(float(counted(block).sum(dtype=np.float64)) for block in blocks) / count
+    squares = sum(float(np.square(counted(block) - mean).sum()) for block in blocks)
+    scale = np.sqrt(squares / count) + NORMALISATION_EPSILON
     found = np.empty(pixels.shape, np.float32)
     for block in blocks:
         found[block] = (pixels[block] - mean) / scale
+        if valid is not None:
+            found[block][~valid[block]] = 0
     return found
 
 

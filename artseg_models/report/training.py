@@ -4,6 +4,7 @@
 # matplotlib leaves the types of its keyword arguments open.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _NETWORKS = {
 def write_training_sheet(run: Path, path: Path) -> None:
     """Draw the losses of each network, and on validation images the map, its artifacts and the pseudo-labels.
 
+    Where the model tells kinds of artifact apart, titles say which are labelled, and how probable the model finds each.
+
     Parameters
     ----------
     run : Path
@@ -50,6 +53,7 @@ def write_training_sheet(run: Path, path: Path) -> None:
     histories = {file.parent.name: file for file in sorted(run.glob("*/history.csv"))}
     networks = sorted(histories, key=lambda name: [*_NETWORKS, name].index(name))
     items = read_labels(run / "splits.csv").of_split("validation")
+    names: Sequence[str] = trained.result.get("kinds", ())
     shown = [index for index, item in enumerate(items) if item.label == "artifact"][:_EXAMPLES]
     pictures = {index: read_image(items[index].path, plane=trained.settings.plane).pixels for index in shown}
     tallest = max(pixels.shape[0] / pixels.shape[1] for pixels in pictures.values())
@@ -75,17 +79,30 @@ def write_training_sheet(run: Path, path: Path) -> None:
             full = working.repeat(trained.binning, axis=0).repeat(trained.binning, axis=1)
             outline(grid[0, column], full[: pixels.shape[0], : pixels.shape[1]], color=SKY)
         outline(grid[0, column], found.map >= trained.result["cutoff"], color=AMBER, dashed=True)
-        grid[0, column].set_title(items[index].path.stem, fontsize=9)
+        grid[0, column].set_title(
+            "\n".join([items[index].path.stem, *_labelled(items[index].kinds, names)]), fontsize=9
+        )
         grid[1, column].imshow(found.map, cmap="magma", vmin=0, vmax=max(1e-6, float(found.map.max())))
         grid[1, column].set_axis_off()
-        grid[1, column].set_title(f"map, 0 to {found.map.max():.3g}", fontsize=9)
+        called = [f"{name} {probability:.2f}" for name, probability in zip(names, found.image_kinds, strict=False)]
+        grid[1, column].set_title("\n".join([f"map, 0 to {found.map.max():.3g}", *_in_lines(called)]), fontsize=9)
     figure.supxlabel(
         "Validation images and their maps. Orange dashes: the map at its cutoff.\nBlue: the pseudo-label, made from "
-        "image-level labels alone, where the method makes one.",
+        "image-level labels alone, where the method makes one."
+        + ("\nNumbers at names: how probable the classifier finds an artifact of each kind." if names else ""),
         fontsize=10,
         color=MUTED,
     )
     save_figure(figure, path)
+
+
+def _labelled(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Say which kinds an image's label names, where the model tells kinds apart."""
+    return [f"labelled {', '.join(kinds) or 'artifact'}"] if names else []
+
+
+def _in_lines(words: Sequence[str], per_line: int = 3) -> list[str]:
+    return [", ".join(words[start : start + per_line]) for start in range(0, len(words), per_line)]
 
 
 def _draw_losses(axes: Axes, history: pd.DataFrame, title: str) -> None:

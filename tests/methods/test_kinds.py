@@ -15,6 +15,7 @@ import pytest
 import tifffile
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -30,6 +31,7 @@ from artseg_models.packages.export import export_packages, export_run
 from artseg_models.packages.read import read_package
 from artseg_models.packages.run import read_run
 from artseg_models.predict import Predictor, kinds_of_objects
+from artseg_models.report.training import write_training_sheet
 from artseg_models.training.classifier import image_probabilities, new_classifier, train_classifier
 from artseg_models.training.configuration import ClassifierSettings, UNetSettings
 from artseg_models.training.fields import Split, WorkingImages
@@ -254,6 +256,28 @@ def test_a_run_tells_kinds_apart_by_image_labels_alone(shaded: Path, run: Path):
             right += [(areas[KINDS.index(kind)] > areas.sum() / 5) == (kind in item.kinds) for kind in KINDS]
     assert len(right) == 18
     assert np.mean(right) > 0.8
+
+
+def test_the_training_sheet_names_the_kinds_that_are_labelled_and_found(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+
+    monkeypatch.setattr("artseg_models.report.training.save_figure", keep)
+    write_training_sheet(run, tmp_path / "training.png")
+    lower = drawn[0].subfigs[1].axes
+    labelled, found = lower[: len(lower) // 2], lower[len(lower) // 2 :]
+    items = {item.path.stem: item for item in read_labels(run / "splits.csv").of_split("validation")}
+    predictor = RunPredictor(run, device="cpu")
+    assert labelled
+    for above, below in zip(labelled, found, strict=True):
+        name, kinds = above.get_title().split("\n")
+        assert kinds == f"labelled {', '.join(items[name].kinds)}"
+        probable = predictor.predict(read_image(items[name].path).pixels).image_kinds
+        assert below.get_title().split("\n")[1] == ", ".join(f"{kind} {probable[kind]:.2f}" for kind in KINDS)
 
 
 def test_packages_tell_the_same_kinds_to_artseg_and_name_them_to_others(
