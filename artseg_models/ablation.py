@@ -115,6 +115,11 @@ RUNGS: tuple[Rung, ...] = (
     Rung("masks_5", "best and 5 drawn masks", settings={"masks": 5}),
     Rung("masks_10", "best and 10 drawn masks", settings={"masks": 10}),
     Rung("masks_20", "best and 20 drawn masks", settings={"masks": 20}),
+    Rung(
+        "without_redrawn",
+        "best and 10 drawn masks, labels of other images as they are",
+        settings={"masks": 10, "refinement": {"redrawn": 0.0}},
+    ),
 )
 
 

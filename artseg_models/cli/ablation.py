@@ -36,8 +36,9 @@ def ablation(
     The ladder: a U-Net on drawn masks (`supervised`, the upper mark); `quick`; then labels drawn to the edges of
     artifacts, joined by what no clean image shows, artifacts pasted on clean images, counterfactuals for the classifier
     (`best`); best without one of them, with invented artifacts among the pasted ones, and with a round of
-    self-training; and best with 5, 10 and 20 drawn masks. All have the same seed and the same U-Net (`quick` trains it
-    a third as long); networks that two rungs share are trained once.
+    self-training; and best with 5, 10 and 20 drawn masks, and with 10 that do not redraw the labels of other images.
+    All have the same seed and the same U-Net (`quick` trains it a third as long); networks that two rungs share are
+    trained once.
 
     The column labels is the IoU of pseudo-labels with masks, on validation images: what the U-Net learned from.
 

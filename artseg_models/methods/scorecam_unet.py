@@ -38,6 +38,7 @@ from artseg_models.training.configuration import (
 )
 from artseg_models.training.evidence import levels_of_clean, look_for_evidence, pseudo_labels, typical_evidence
 from artseg_models.training.fields import Array, Split
+from artseg_models.training.forest import redrawn
 from artseg_models.training.kinds import named_kinds, sets_of_kinds, telling, with_kinds
 from artseg_models.training.loop import load_weights
 from artseg_models.training.normality import fit_normality
@@ -113,9 +114,13 @@ class ScoreCAMUNet:
             training, validation, folder / ("first_classifier" if twice else "classifier"), bf16=bf16
         )
         drawn = _drawn_masks(training, settings.masks)
-        labels = self._pseudo_labels(training, validation, folder)
-        labels["train"] = [drawn.get(index, label) for index, label in enumerate(labels["train"])]
         splits = {"train": training, "validation": validation}
+        masks = self._pseudo_labels(splits, folder)
+        if drawn and settings.refinement.redrawn:
+            masks = redrawn(masks, drawn, splits, folder, share=settings.refinement.redrawn, seed=settings.seed)
+        unsure = settings.refinement.unsure_px
+        labels = {name: [with_unsure_edges(mask, unsure) for mask in some] for name, some in masks.items()}
+        labels["train"] = [drawn.get(index, label) for index, label in enumerate(labels["train"])]
         items = [item for split in splits.values() for item in split.images.items]
         sets = sets_of_kinds(items, self._kinds) if self._kinds else None
         rounds = settings.self_training.rounds
@@ -222,9 +227,10 @@ class ScoreCAMUNet:
             else None,
         )
 
-    def _pseudo_labels(self, training: Split, validation: Split, folder: Path) -> dict[str, list[NDArray[np.int8]]]:
-        """Make the pixel labels of both splits, drawn in the way that the settings ask for."""
+    def _pseudo_labels(self, splits: Mapping[str, Split], folder: Path) -> dict[str, list[NDArray[np.bool_]]]:
+        """Make the pseudo-labels (y, x) of both splits, drawn in the way that the settings ask for."""
         settings, device = self._settings, self._device
+        training = splits["train"]
         levels = levels_of_clean(
             self._classifier,
             training,
@@ -243,7 +249,7 @@ class ScoreCAMUNet:
         if refinement.edges == "either":
             edges = edges_by_agreement(
                 self._classifier,
-                validation,
+                splits["validation"],
                 folder / "edges.json",
                 settings=settings.scorecam,
                 refinement=refinement,
@@ -264,22 +270,19 @@ class ScoreCAMUNet:
             )
             typical = typical_evidence(folder, "train")
         return {
-            name: [
-                with_unsure_edges(mask, refinement.unsure_px)
-                for mask in pseudo_labels(
-                    self._classifier,
-                    split,
-                    folder,
-                    name,
-                    settings=settings.scorecam,
-                    refinement=refinement,
-                    normality=normality,
-                    levels=levels,
-                    typical=typical,
-                    device=device,
-                )
-            ]
-            for name, split in (("train", training), ("validation", validation))
+            name: pseudo_labels(
+                self._classifier,
+                split,
+                folder,
+                name,
+                settings=settings.scorecam,
+                refinement=refinement,
+                normality=normality,
+                levels=levels,
+                typical=typical,
+                device=device,
+            )
+            for name, split in splits.items()
         }
 
     def _train_unet(
@@ -424,6 +427,8 @@ _BEST: Mapping[str, Any] = {
         "looks": 3,
         "convincing": 0.1,
         "normality": 0.8,
+        # fewer masks than that show fewer kinds of artifacts than there are
+        "redrawn": 0.8,
     },
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     # pseudo-labels are right where they mark, and miss parts

@@ -213,6 +213,13 @@ class RefinementSettings(Settings):
         description="Whether what no clean image shows joins the pseudo-labels: its level is the lowest at which this "
         "share of what artifact images show is not in clean images too; where there is none, nothing joins.",
     )
+    redrawn: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="With drawn masks (--masks): how much their pixels count in what a random forest of pixels learns; "
+        "it then draws all other pseudo-labels again. The rest of what it learns are these. 0: they stay as they are.",
+    )
     unsure_px: int = Field(
         default=0, ge=0, description="Pixels to each side of a pseudo-label's edge that the U-Net does not learn from."
     )

@@ -202,6 +202,17 @@ def _evidence_file(run: Path, name: str, index: int) -> Path:
     return run / "scorecam" / name / f"{index:06d}.npz"
 
 
+def kept_evidence(run: Path, name: str, index: int) -> tuple[Array, float]:
+    """Read what `look_for_evidence` kept of an image: (y, x) float32, 0..1 within the image, and what is 1."""
+    with np.load(_evidence_file(run, name, index)) as kept:
+        return kept["evidence"].astype(np.float32), float(kept["largest"])
+
+
+def write_pseudo_label(run: Path, name: str, split: Split, index: int, label: NDArray[np.bool_]) -> None:
+    """Write what the U-Net learns of an image, (y, x) bool at working resolution, into ``pseudo_masks/NAME/``."""
+    write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
+
+
 def pseudo_labels(
     network: ResNet,
     split: Split,
@@ -249,8 +260,7 @@ def pseudo_labels(
             labels.append(np.zeros(split.images.shape(index), np.bool_))
             continue
         image = split.images[index]
-        with np.load(_evidence_file(run, name, index)) as kept:
-            evidence, largest = kept["evidence"].astype(np.float32), float(kept["largest"])
+        evidence, largest = kept_evidence(run, name, index)
         if typical is not None:
             evidence *= np.float32(np.sqrt(largest / typical))
         label = drawn_label(image, evidence, settings, refinement)
@@ -277,7 +287,7 @@ def pseudo_labels(
                 )
         if refinement is not None and normality is not None:
             label |= normality.artifacts(image, refinement)
-        write_image(run / "pseudo_masks" / name / f"{index:06d}_{split.images.items[index].path.stem}.png", label)
+        write_pseudo_label(run, name, split, index, label)
         labels.append(label)
     return labels
 
