@@ -307,9 +307,11 @@ class ScoreCAMUNet:
         if cutouts or (share and invented):
             # where nothing could be cut out, all are invented
             vary = pasting(training.artifact, cutouts, share, invented=invented if cutouts else 1.0)
-        # few as they are, drawn masks make up a third of what is seen of artifact images
+        # few as they are, drawn masks make up a third of what is seen of artifact images; a tenth where all labels
+        # are drawn as they show
+        of_all = 10 if settings.refinement.redrawn else 2
         repeats = np.ones(len(training), np.int64)
-        repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, 2 * len(drawn))))
+        repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, of_all * len(drawn))))
         doubtful = training.artifact.copy()
         doubtful[list(drawn)] = False
         train_unet(
@@ -427,8 +429,8 @@ _BEST: Mapping[str, Any] = {
         "looks": 3,
         "convincing": 0.1,
         "normality": 0.8,
-        # fewer masks than that show fewer kinds of artifacts than there are
-        "redrawn": 0.8,
+        # a few masks do not show all that artifacts may look like
+        "redrawn": 0.9,
     },
     "synthesis": {"unet": 0.5, "classifier": 0.5},
     # pseudo-labels are right where they mark, and miss parts

@@ -32,7 +32,7 @@ _WEAKEST, _BEYOND = 0.03, 4
 """Evidence below it points at nothing; artifacts lie at most so many pixels beyond what has more, or beyond a label."""
 _FAR = 20.0
 """Distances from a label that are larger are all alike, in pixels."""
-_DRAWN_PX, _OTHER_PX, _OTHERS = 12_000, 1_500, 100
+_DRAWN_PX, _OTHER_PX, _OTHERS = 12_000, 300, 100
 """Pixels learned from an image with a drawn mask and from another one, and how many of these."""
 _TREES, _LEAF_PX, _OF_FEATURES = 100, 10, 0.4
 
