@@ -94,6 +94,27 @@ def simulated_texts(simulated: bool) -> dict[str, str]:
     }
 
 
+def learned_from(drawn_masks: int) -> str:
+    """End the description of a model of ScoreCAM-U-Net by what it learned from."""
+    masks = f"and {drawn_masks} drawn masks" if drawn_masks else "alone"
+    return f" Learned from image-level labels (clean or artifact) {masks}."
+
+
+def label_texts(drawn_masks: int) -> dict[str, str]:
+    """Say what a model of ScoreCAM-U-Net learned from, and what that means for the borders of artifacts."""
+    if drawn_masks:
+        return {
+            "labels_text": f"Labels of whole images (clean or artifact), and drawn masks of {drawn_masks} of them",
+            "borders_text": f"It learned from labels of whole images and {drawn_masks} drawn masks: borders of "
+            "artifacts unlike those drawn are approximate",
+        }
+    return {
+        "labels_text": "Labels of whole images only (clean or artifact)",
+        "borders_text": "It learned from labels of whole images, not from outlines: borders of artifacts are "
+        "approximate",
+    }
+
+
 def halo_text(effect: HaloEffect | None) -> str:
     """Say what was measured, or that nothing was."""
     if effect is None:

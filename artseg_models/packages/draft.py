@@ -30,6 +30,8 @@ from artseg_models.packages.cards import (
     epochs_text,
     fill_card,
     halo_text,
+    label_texts,
+    learned_from,
     metrics_table,
     settings_text,
     simulated_texts,
@@ -124,6 +126,7 @@ class Shared:
             "pixel_size_um": stated(result.pixel_size_um, missing="unknown"),
             "source": result.training.source,
             **simulated_texts(result.training.simulated),
+            **(label_texts(trained.drawn_masks) if isinstance(trained, TrainedRun) else {}),
             "counts_table": counts_table(result.training.counts),
             "epochs": epochs_text(result.training.epochs),
             "method": result.method,
@@ -292,6 +295,8 @@ def write_draft(
         config["artseg"]["iou_cost"] = {"bf16": bf16, **config["artseg"].get("iou_cost", {})}
     if kind != "classifier" and shared.halo is not None:
         config["artseg"]["halo_effect"] = halo_fields(shared.halo)
+    if isinstance(shared.trained, TrainedRun):
+        content["description"] += learned_from(shared.trained.drawn_masks)
     if result.training.simulated:
         content["description"] += SIMULATED
     content |= {

@@ -151,6 +151,11 @@ class TrainedRun:
         return self.result.unet.binning
 
     @property
+    def drawn_masks(self) -> int:
+        """How many drawn masks the U-Net learned from, beside image-level labels; 0 if the run folder does not tell."""
+        return int(self.settings.get("masks", 0))
+
+    @property
     def minimum_side(self) -> int:
         """Pixels that an image has at least along each side, for both networks."""
         return 32 * max(self.result.unet.binning, self.result.classifier.binning)

@@ -317,6 +317,24 @@ def test_how_the_networks_learned_is_stated_where_the_run_tells(
     assert description(packages["unet"])["config"]["bioimageio"]["training"] == {}, "what is not known is not stated"
 
 
+@pytest.mark.parametrize("masks", [0, 20])
+def test_cards_and_descriptions_tell_of_drawn_masks_that_joined(full_run: Path, tmp_path: Path, masks: int) -> None:
+    copy = shutil.copytree(full_run, tmp_path / "run")
+    settings = json.loads((copy / "configuration.json").read_text())
+    (copy / "configuration.json").write_text(json.dumps(settings | {"masks": masks}))
+    for path in full_run.parent.glob("*.tif"):
+        shutil.copy(path, tmp_path)
+    exported = export_packages(copy, tmp_path / "packages")._asdict()
+    for kind in ("classifier", "unet"):
+        told = description(exported[kind])["description"]
+        assert told.endswith(f" {f'and {masks} drawn masks' if masks else 'alone'}."), kind
+        card = (unpacked(exported[kind], tmp_path / kind) / "README.md").read_text()
+        assert (f"drawn masks of {masks} of them, from" in card) == (masks > 0)
+        assert ("Labels of whole images only" in card) == (masks == 0)
+        if kind == "unet":
+            assert ("not from outlines" in card) == (masks == 0)
+
+
 def test_cards_show_failures_in_pictures(full: dict[str, Path], tmp_path: Path) -> None:
     folder = unpacked(full["unet"], tmp_path)
     card = (folder / "README.md").read_text()
