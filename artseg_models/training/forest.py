@@ -80,7 +80,7 @@ def redrawn(
     forest = _learned(before["train"], drawn, splits["train"], described, share=share, seed=seed)
     if forest is None:
         logger.warning(
-            "Of %d drawn masks none holds artifact and background: pseudo-labels stay as they are. Look at the masks.",
+            "None of %d drawn masks holds both artifact and background: pseudo-labels stay as they are. Look at the masks.",
             len(drawn),
         )
         return {name: list(some) for name, some in before.items()}
@@ -120,23 +120,26 @@ def _learned(
 
     random = np.random.default_rng(seed)
 
-    def some_pixels(labels: Mapping[int, Mask], count: int) -> tuple[NDArray[np.float32], Mask]:
+    def some_pixels(labels: Mapping[int, Mask], count: int, title: str) -> tuple[NDArray[np.float32], Mask]:
         features: list[NDArray[np.float32]] = []
         truth: list[Mask] = []
-        for index, label in labels.items():
+        for index, label in track(labels.items(), title, len(labels)):
             pixels, where = described("train", index)
             places = random.permutation(np.flatnonzero(where | label))[:count]
             features.append(pixels.reshape(-1, pixels.shape[-1])[places])
             truth.append(label.ravel()[places])
         return np.concatenate(features), np.concatenate(truth)
 
-    features, truth = some_pixels({at: mask.astype(np.bool_) for at, mask in drawn.items()}, _DRAWN_PX)
+    features, truth = some_pixels(
+        {at: mask.astype(np.bool_) for at, mask in drawn.items()}, _DRAWN_PX, "Learning from masks"
+    )
     if truth.all() or not truth.any():
         return None
     weights = np.full(len(truth), share / len(truth))
     others: list[int] = [at for at in random.permutation(np.flatnonzero(training.artifact)).tolist() if at not in drawn]
     if others and share < 1:
-        of_others, pseudo = some_pixels({at: before[at] for at in others[:_OTHERS]}, _OTHER_PX)
+        own = {at: before[at] for at in others[:_OTHERS]}
+        of_others, pseudo = some_pixels(own, _OTHER_PX, "Learning from pseudo-labels")
         features, truth = np.concatenate([features, of_others]), np.concatenate([truth, pseudo])
         weights = np.concatenate([weights, np.full(len(pseudo), (1 - share) / max(1, len(pseudo)))])
     # its own types know no share of the features
