@@ -80,7 +80,8 @@ def redrawn(
     forest = _learned(before["train"], drawn, splits["train"], described, share=share, seed=seed)
     if forest is None:
         logger.warning(
-            "None of %d drawn masks holds both artifact and background: pseudo-labels stay as they are. Look at the masks.",
+            "None of %d drawn masks holds both artifact and background: pseudo-labels stay as they are. "
+            "Look at the masks.",
             len(drawn),
         )
         return {name: list(some) for name, some in before.items()}
