@@ -76,12 +76,17 @@ class ScoreCAMUNetSettings(SegmenterSettings):
     )
 
     @property
+    def redrawn(self) -> bool:
+        """Whether drawn masks teach how all other pseudo-labels are drawn; these miss no more than masks do."""
+        return self.masks > 0 and self.refinement.redrawn > 0
+
+    @property
     def unmarked_on_validation(self) -> float:
         """How much pixels that no pseudo-label marks count in artifact images, as cutoff and calibration are chosen.
 
         Half-way between what the U-Net learned and what the labels say.
         """
-        return float(np.sqrt(self.unet.unmarked))
+        return 1.0 if self.redrawn else float(np.sqrt(self.unet.unmarked))
 
     @model_validator(mode="after")
     def _evidence_can_be_had(self) -> Self:
@@ -116,7 +121,7 @@ class ScoreCAMUNet:
         drawn = _drawn_masks(training, settings.masks)
         splits = {"train": training, "validation": validation}
         masks = self._pseudo_labels(splits, folder)
-        if drawn and settings.refinement.redrawn:
+        if settings.redrawn:
             masks = redrawn(masks, drawn, splits, folder, share=settings.refinement.redrawn, seed=settings.seed)
         unsure = settings.refinement.unsure_px
         labels = {name: [with_unsure_edges(mask, unsure) for mask in some] for name, some in masks.items()}
@@ -309,7 +314,7 @@ class ScoreCAMUNet:
             vary = pasting(training.artifact, cutouts, share, invented=invented if cutouts else 1.0)
         # few as they are, drawn masks make up a third of what is seen of artifact images; a tenth where all labels
         # are drawn as they show
-        of_all = 10 if settings.refinement.redrawn else 2
+        of_all = 10 if settings.redrawn else 2
         repeats = np.ones(len(training), np.int64)
         repeats[list(drawn)] = max(1, round(int(training.artifact.sum()) / max(1, of_all * len(drawn))))
         doubtful = training.artifact.copy()
@@ -329,7 +334,7 @@ class ScoreCAMUNet:
             bf16=bf16,
             vary=vary,
             repeats=repeats if drawn else None,
-            doubtful=doubtful,
+            doubtful=None if settings.redrawn else doubtful,
             kinds=sets,
         )
 

@@ -150,7 +150,8 @@ class UNetSettings(Settings):
         gt=0,
         le=1,
         description="How much pixels that no pseudo-label marks count in artifact images, against those of clean ones: "
-        "pseudo-labels miss parts of artifacts. Drawn masks miss none.",
+        "pseudo-labels miss parts of artifacts. Drawn masks miss none, nor does what is drawn again as they show "
+        "(refinement.redrawn).",
     )
 
 

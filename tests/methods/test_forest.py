@@ -12,9 +12,11 @@ from scipy import ndimage
 
 from artseg_models.images import read_mask_image
 from artseg_models.labels import read_labels
-from artseg_models.methods import train
+from artseg_models.methods import configure, train
+from artseg_models.methods.scorecam_unet import ScoreCAMUNetSettings
 from artseg_models.training.fields import Split
 from artseg_models.training.forest import redrawn
+from artseg_models.training.segmenter import train_unet
 
 NAMES = ("train", "validation")
 
@@ -79,9 +81,16 @@ def test_masks_without_an_artifact_change_nothing_and_say_so(
 
 
 def test_a_run_learns_from_what_masks_show_and_without_them_from_its_own(
-    spotted: Path, tiny: dict[str, Any], tmp_path: Path
+    spotted: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The classifier and its evidence are the same in all three."""
+    """The classifier and its evidence are the same in all three; what masks show leaves nothing doubtful."""
+    doubtful: list[np.ndarray | None] = []
+
+    def noted(*given: Any, **named: Any) -> None:
+        doubtful.append(named["doubtful"])
+        train_unet(*given, **named)
+
+    monkeypatch.setattr("artseg_models.methods.scorecam_unet.train_unet", noted)
 
     def labels_of(name: str, masks: int, share: float) -> dict[str, bytes]:
         overrides = tiny | {"masks": masks, "refinement": {"redrawn": share}}
@@ -92,3 +101,11 @@ def test_a_run_learns_from_what_masks_show_and_without_them_from_its_own(
     assert own == as_they_are
     assert own.keys() == shown.keys()
     assert own != shown
+    assert [None if one is None else int(one.sum()) for one in doubtful] == [8, 6, None]
+
+
+@pytest.mark.parametrize(("masks", "counts"), [(0, 0.3**0.5), (5, 1.0)])
+def test_what_is_drawn_as_masks_show_counts_in_full_on_validation_too(masks: int, counts: float):
+    settings = configure("best", overrides={"masks": masks})
+    assert isinstance(settings, ScoreCAMUNetSettings)
+    assert settings.unmarked_on_validation == pytest.approx(counts)
