@@ -63,8 +63,11 @@ def write_annotation_figure(found: Sequence[Scored], path: Path) -> bool:
         name = {"best": "labels alone", "supervised": "all masks"}.get(
             one.rung.name, f"{one.rung.settings.get('masks')} masks"
         )
+        color = ORANGE if one.rung.method == "unet" else BLUE
+        limits = [np.nan if limit is None else limit for limit in (one.iou_low, one.iou_high)]
+        axes.plot([one.minutes or np.nan] * 2, limits, color=color, linewidth=2, alpha=0.35)
         if one.rung.method == "unet":
-            axes.plot([one.minutes or np.nan], [one.iou or np.nan], "s", color=ORANGE)
+            axes.plot([one.minutes or np.nan], [one.iou or np.nan], "s", color=color)
         if one.seed == shown[0].seed:
             axes.annotate(
                 name,
@@ -75,7 +78,9 @@ def write_annotation_figure(found: Sequence[Scored], path: Path) -> bool:
                 color=INK,
             )
     axes.set(
-        xscale="log", xlabel="minutes of an expert (2 s a label, 279 s a mask)", ylabel="IoU of pixels, test images"
+        xscale="log",
+        xlabel="minutes of an expert (2 s a label, 279 s a mask)",
+        ylabel="IoU of pixels on test images, 95 % limits over groups",
     )
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
