@@ -54,7 +54,7 @@ def train(
         typer.Option(
             min=0,
             help="How many drawn masks of artifact images in the train split join (scorecam-unet); without this, none "
-            "is read. With preset best they also teach how far artifacts reach in all other images: five help. "
+            "is read. With preset best they also teach how far artifacts reach in all other images. "
             "`artseg suggest` names images that are worth it.",
         ),
     ] = None,

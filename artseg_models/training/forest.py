@@ -22,7 +22,7 @@ from skimage import feature  # pyright: ignore[reportMissingTypeStubs]
 from artseg_models.progress import track
 from artseg_models.training.evidence import kept_evidence, typical_evidence, write_pseudo_label
 from artseg_models.training.fields import Array, Split
-from artseg_models.training.refinement import Mask
+from artseg_models.training.refinement import Mask, grown
 
 logger = logging.getLogger(__name__)
 
@@ -156,18 +156,20 @@ def _learned(
 
 def _described(image: Array, label: Mask, evidence: Array, strength: float) -> NDArray[np.float32]:
     """Describe every pixel of an image by numbers, (y, x, number) float32; `strength` is 1 for usual evidence."""
-    describe, blur = cast("Any", feature).multiscale_basic_features, cast("Any", ndimage).gaussian_filter
-    seen = describe(image, sigma_min=_FINEST, sigma_max=_COARSEST, num_sigma=_SIZES, workers=1)
+    filters = cast("Any", ndimage)
+    seen = cast("Any", feature).multiscale_basic_features(
+        image, sigma_min=_FINEST, sigma_max=_COARSEST, num_sigma=_SIZES, workers=1
+    )
     distance = np.full(image.shape, _FAR)
     if label.any():
-        to, within = (cast("Any", ndimage).distance_transform_edt(one) for one in (~label, label))
+        to, within = (filters.distance_transform_edt(one) for one in (~label, label))
         distance = np.clip(to - within, -_FAR, _FAR)
     pointed = [
         evidence,
         strength * evidence,
-        blur(evidence, 2),
-        blur(evidence, 4),
-        cast("Any", ndimage).maximum_filter(strength * evidence, 9),
+        filters.gaussian_filter(evidence, 2),
+        filters.gaussian_filter(evidence, 4),
+        filters.maximum_filter(strength * evidence, 9),
         distance,
     ]
     return np.concatenate([seen, np.stack(pointed, axis=-1)], axis=-1, dtype=np.float32, casting="same_kind")
@@ -175,5 +177,4 @@ def _described(image: Array, label: Mask, evidence: Array, strength: float) -> N
 
 def _candidates(label: Mask, evidence: Array) -> Mask:
     """Say which pixels (y, x) may be artifact: those near evidence or a label."""
-    near: Any = cast("Any", ndimage).binary_dilation(label | (evidence >= _WEAKEST), iterations=_BEYOND)
-    return np.asarray(near, dtype=np.bool_)
+    return grown(label | (evidence >= _WEAKEST), _BEYOND)

@@ -67,8 +67,8 @@ def drawn_to_edges(image: Array, evidence: Array, settings: RefinementSettings) 
         if largest < settings.peak:
             continue
         seed = area & (evidence[part] >= settings.seed * largest)
-        wide = _grown(area, _BEYOND)
-        around = _grown(wide, _RING) & ~wide & ~reached[part]
+        wide = grown(area, _BEYOND)
+        around = grown(wide, _RING) & ~wide & ~reached[part]
         if not around.any():
             found[part] |= seed
             continue
@@ -87,8 +87,8 @@ def with_unsure_edges(mask: Mask, pixels: int) -> NDArray[np.int8]:
     labels = mask.astype(np.int8)
     if pixels and mask.any():
         # the image's own border is no edge of the artifact
-        shrunk = ~_grown(~mask, pixels)
-        labels[_grown(mask, pixels) & ~shrunk] = UNSURE
+        shrunk = ~grown(~mask, pixels)
+        labels[grown(mask, pixels) & ~shrunk] = UNSURE
     return labels
 
 
@@ -120,7 +120,8 @@ def learned_label(probability: Array, before: NDArray[np.int8], settings: SelfTr
     return label if np.count_nonzero(label > 0) >= np.count_nonzero(kept) / 2 else before
 
 
-def _grown(mask: Mask, pixels: int) -> Mask:
+def grown(mask: Mask, pixels: int) -> Mask:
+    """Widen a mask (y, x) by so many pixels along y and x."""
     return np.asarray(ndimage.binary_dilation(mask, iterations=pixels), dtype=np.bool_)
 
 
@@ -139,7 +140,7 @@ def _filled_to_border(mask: Mask) -> Mask:
     border = np.zeros(mask.shape, np.bool_)
     border[[0, -1]] = border[:, [0, -1]] = True
     along = np.bincount(regions[border], minlength=count + 1)
-    enclosed = np.bincount(regions[_grown(mask, 1) & ~mask], minlength=count + 1)
+    enclosed = np.bincount(regions[grown(mask, 1) & ~mask], minlength=count + 1)
     filled = along <= _OPEN * enclosed
     filled[0] = False
     return mask | filled[regions]
