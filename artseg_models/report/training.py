@@ -86,9 +86,11 @@ def write_training_sheet(run: Path, path: Path) -> None:
         grid[1, column].set_axis_off()
         called = [f"{name} {probability:.2f}" for name, probability in zip(names, found.image_kinds, strict=False)]
         grid[1, column].set_title("\n".join([f"map, 0 to {found.map.max():.3g}", *_in_lines(called)]), fontsize=9)
+    masks: int = getattr(trained.settings, "masks", 0)  # few methods know the setting
+    learned = f"and {masks} drawn masks" if masks else "alone"
     figure.supxlabel(
         "Validation images and their maps. Orange dashes: the map at its cutoff.\nBlue: the pseudo-label, made from "
-        "image-level labels alone, where the method makes one."
+        f"image-level labels {learned}, where the method makes one."
         + ("\nNumbers at names: how probable the classifier finds an artifact of each kind." if names else ""),
         fontsize=10,
         color=MUTED,

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import ndimage
 
 from artseg_models.images import read_mask_image
 from artseg_models.labels import read_labels
 from artseg_models.methods import configure, train
 from artseg_models.methods.scorecam_unet import ScoreCAMUNetSettings
+from artseg_models.report.training import write_training_sheet
 from artseg_models.training.fields import Split
 from artseg_models.training.forest import redrawn
 from artseg_models.training.segmenter import train_unet
@@ -85,6 +87,12 @@ def test_a_run_learns_from_what_masks_show_and_without_them_from_its_own(
 ):
     """The classifier and its evidence are the same in all three; what masks show leaves nothing doubtful."""
     doubtful: list[np.ndarray | None] = []
+    captions: list[str] = []
+
+    def captioned(figure: Figure, path: Path) -> None:
+        captions.append(figure.get_supxlabel())
+
+    monkeypatch.setattr("artseg_models.report.training.save_figure", captioned)
 
     def noted(*given: Any, **named: Any) -> None:
         doubtful.append(named["doubtful"])
@@ -95,6 +103,7 @@ def test_a_run_learns_from_what_masks_show_and_without_them_from_its_own(
     def labels_of(name: str, masks: int, share: float) -> dict[str, bytes]:
         overrides = tiny | {"masks": masks, "refinement": {"redrawn": share}}
         run = train(spotted, tmp_path / name, preset="quick", overrides=overrides)
+        write_training_sheet(run, run / "training.png")
         return {path.name: path.read_bytes() for path in (run / "pseudo_masks").rglob("*.png")}
 
     own, as_they_are, shown = labels_of("own", 0, 0.8), labels_of("kept", 2, 0.0), labels_of("shown", 2, 0.8)
@@ -102,6 +111,8 @@ def test_a_run_learns_from_what_masks_show_and_without_them_from_its_own(
     assert own.keys() == shown.keys()
     assert own != shown
     assert [None if one is None else int(one.sum()) for one in doubtful] == [8, 6, None]
+    told = ["image-level labels alone", *["image-level labels and 2 drawn masks"] * 2]
+    assert all(text in caption for text, caption in zip(told, captions, strict=True))
 
 
 @pytest.mark.parametrize(("masks", "counts"), [(0, 0.3**0.5), (5, 1.0)])
